@@ -1,0 +1,120 @@
+"""A model at the boundary: pure functions made from an NNX module."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+from flax import nnx
+
+from kdjax.errors import KdjaxError
+from kdjax.outputs import Outputs
+
+PyTree = Any
+Batch = Mapping[str, jax.Array]
+
+
+class ModelVars(NamedTuple):
+  """The arrays of a model: nested dicts with string keys."""
+
+  params: PyTree
+  state: PyTree  # batch statistics; empty for most models
+
+
+class Model(NamedTuple):
+  """A model as pure functions.
+
+  Attributes:
+    init: `init(rng) -> ModelVars`.
+    apply: `apply(variables, batch, *, taps, train=False, rng=None) -> (Outputs, new state)`.
+      `taps` is a static frozenset of `Outputs` field names; `rng` feeds dropout when training.
+    axes: `axes() -> ModelVars` of the same structure, each leaf a tuple with one logical axis name
+      (or None) per dimension.
+    taps: the taps this model can give.
+    num_classes: size of the last axis of the logits.
+  """
+
+  init: Callable[[jax.Array], ModelVars]
+  apply: Callable[..., tuple[Outputs, PyTree]]
+  axes: Callable[[], ModelVars]
+  taps: frozenset[str]
+  num_classes: int
+
+
+def functional(
+  build: Callable[[nnx.Rngs], nnx.Module],
+  *,
+  inputs: Callable[[Batch], tuple[Any, ...]],
+  taps: frozenset[str],
+  num_classes: int,
+) -> Model:
+  """Makes a `Model` from a function that builds an NNX module.
+
+  Args:
+    build: `build(rngs) -> module`, where `module(*inputs, taps=, train=, rngs=)` returns `Outputs`;
+      a module that offers the tap "segment" has a method `segment(hidden, start, stop)`.
+    inputs: picks the module's positional inputs out of a batch.
+    taps: what the module can hand over.
+    num_classes: size of the last axis of its logits.
+
+  Returns:
+    The model. Parameters are every `nnx.Param` of the module, state is everything else.
+  """
+
+  def split(rng: jax.Array):
+    with nnx.use_eager_sharding(False):  # axis names are logical: nothing is placed on creation
+      return nnx.split(build(nnx.Rngs(rng)), nnx.Param, ...)
+
+  # The graph definition holds no arrays; one abstract trace gives it and the axis names.
+  with nnx.use_eager_sharding(False):
+    graphdef, abstract_params, abstract_state = nnx.split(
+      nnx.eval_shape(lambda: build(nnx.Rngs(0))), nnx.Param, ...
+    )
+
+  def init(rng: jax.Array) -> ModelVars:
+    _, params, state = split(rng)
+    return ModelVars(nnx.to_pure_dict(params), nnx.to_pure_dict(state))
+
+  def segment(variables: ModelVars, hidden: jax.Array, start: int, stop: int) -> jax.Array:
+    frozen = jax.lax.stop_gradient(variables)
+    return nnx.merge(graphdef, frozen.params, frozen.state).segment(hidden, start, stop)
+
+  def apply(
+    variables: ModelVars,
+    batch: Batch,
+    *,
+    taps: frozenset[str] = frozenset({"logits"}),
+    train: bool = False,
+    rng: jax.Array | None = None,
+  ) -> tuple[Outputs, PyTree]:
+    if unknown := taps - offered:
+      raise KdjaxError(
+        f"the model cannot give the tap(s) {sorted(unknown)}; it has {sorted(offered)}"
+      )
+    with nnx.use_eager_sharding(False):
+      module = nnx.merge(graphdef, variables.params, variables.state)
+      rngs = None if rng is None else nnx.Rngs(rng)
+      out = module(*inputs(batch), taps=taps - {"segment"}, train=train, rngs=rngs)
+      state = nnx.to_pure_dict(nnx.split(module, nnx.Param, ...)[2])
+    if "segment" in taps:
+      out = dataclasses.replace(out, segment=jax.tree_util.Partial(segment, variables))
+    return out, state
+
+  def axes() -> ModelVars:
+    def names(variable: nnx.Variable) -> tuple[str | None, ...]:
+      given = variable.get_metadata().get("out_sharding") or ()
+      return tuple(given) + (None,) * (len(variable.shape) - len(given))
+
+    def tree(state: nnx.State) -> PyTree:
+      return nnx.to_pure_dict(
+        jax.tree.map(
+          lambda v: v.replace(names(v)), state, is_leaf=lambda v: isinstance(v, nnx.Variable)
+        )
+      )
+
+    return ModelVars(tree(abstract_params), tree(abstract_state))
+
+  offered = taps
+  return Model(init=init, apply=apply, axes=axes, taps=taps, num_classes=num_classes)

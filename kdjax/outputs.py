@@ -1,0 +1,59 @@
+"""What a model hands over: one pytree, filled only where an objective asked for it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+from jaxtyping import Array, Float
+
+from kdjax.errors import KdjaxError
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+  """The outputs of one forward pass. Every field is also the name of a tap.
+
+  B batch, T time or patches, D width, H heads, K head width, L layers, V classes or vocabulary. Models without a
+  time axis leave T out. A field that was not asked for is None and costs nothing.
+
+  Attributes:
+    logits: [B, V] or [B, T, V], unnormalised.
+    hidden: [B, D] or [B, T, D], what the last linear layer (the head) reads.
+    head: kernel [D, V] and bias [V] (or None) of that layer; `hidden @ kernel + bias` is `logits`.
+    hidden_states: after each layer, [L, B, T, D], or a tuple of [B, D_l] where widths differ.
+    queries: [L, B, T, H, K], after any rotary embedding, before scaling.
+    keys: [L, B, T, H, K].
+    values: [L, B, T, H, K].
+    attention: probabilities, [L, B, H, T, T]; asking for them gives up fused attention.
+    features: stage name to feature map [B, height, width, channel].
+    embedding: [B, D], pooled, before the head.
+    segment: `segment(hidden, start, stop)` runs layers start..stop-1 of this model on given hidden
+      states. The weights are frozen; gradients pass through to `hidden`.
+    signal: a teacher's stored signal (see `kdjax.losses.signals`) in place of live logits.
+  """
+
+  logits: Float[Array, "*batch vocab"] | None = None
+  hidden: Float[Array, "*batch width"] | None = None
+  head: tuple[Float[Array, "width vocab"], Float[Array, "vocab"] | None] | None = None
+  hidden_states: Float[Array, "layer *batch width"] | tuple[Array, ...] | None = None
+  queries: Float[Array, "layer batch time head head_width"] | None = None
+  keys: Float[Array, "layer batch time head head_width"] | None = None
+  values: Float[Array, "layer batch time head head_width"] | None = None
+  attention: Float[Array, "layer batch head time time"] | None = None
+  features: Mapping[str, Float[Array, "batch height width channel"]] | None = None
+  embedding: Float[Array, "batch width"] | None = None
+  segment: jax.tree_util.Partial | None = None
+  signal: object | None = None
+
+  def require(self, tap: str, who: str):
+    """Returns the field `tap`; raises KdjaxError naming `who` when it was not handed over."""
+    value = getattr(self, tap)
+    if value is None:
+      raise KdjaxError(f"{who} did not hand over the tap {tap!r}, which this objective reads")
+    return value
+
+
+TAPS = frozenset(field.name for field in dataclasses.fields(Outputs))
