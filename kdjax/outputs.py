@@ -16,8 +16,8 @@ from kdjax.errors import KdjaxError
 class Outputs:
   """The outputs of one forward pass. Every field is also the name of a tap.
 
-  B batch, T time or patches, D width, H heads, K head width, L layers, V classes or vocabulary. Models without a
-  time axis leave T out. A field that was not asked for is None and costs nothing.
+  B batch, T time or patches, D width, H heads, K head width, L layers, V classes or vocabulary.
+  Models without a time axis leave T out. A field that was not asked for is None and costs nothing.
 
   Attributes:
     logits: [B, V] or [B, T, V], unnormalised.
