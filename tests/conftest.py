@@ -1,0 +1,15 @@
+"""Settings for the whole suite: eight simulated devices, no silent promotion of ranks or dtypes."""
+
+import os
+
+# Read by XLA when the backend starts, so it is set before anything imports jax.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+  os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+  )
+
+import jax
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
