@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 from flax import nnx
+from jax.sharding import PartitionSpec
 
 from kdjax.errors import KdjaxError
 from kdjax.outputs import Outputs
@@ -30,8 +31,8 @@ class Model(NamedTuple):
     init: `init(rng) -> ModelVars`.
     apply: `apply(variables, batch, *, taps, train=False, rng=None) -> (Outputs, new state)`.
       `taps` is a static frozenset of `Outputs` field names; `rng` feeds dropout when training.
-    axes: `axes() -> ModelVars` of the same structure, each leaf a tuple with one logical axis name
-      (or None) per dimension.
+    axes: `axes() -> ModelVars` of the same structure, each leaf a `PartitionSpec` with one logical
+      axis name (or None) per dimension. Logical: a rule table maps them to mesh axes.
     taps: the taps this model can give.
     num_classes: size of the last axis of the logits.
   """
@@ -103,9 +104,9 @@ def functional(
     return out, state
 
   def axes() -> ModelVars:
-    def names(variable: nnx.Variable) -> tuple[str | None, ...]:
+    def names(variable: nnx.Variable) -> PartitionSpec:
       given = variable.get_metadata().get("out_sharding") or ()
-      return tuple(given) + (None,) * (len(variable.shape) - len(given))
+      return PartitionSpec(*given, *(None,) * (len(variable.shape) - len(given)))
 
     def tree(state: nnx.State) -> PyTree:
       return nnx.to_pure_dict(
