@@ -1,0 +1,143 @@
+"""Objectives: to losses what `optax.GradientTransformation` is to gradients.
+
+An objective is a tuple of pure functions. `apply` turns the outputs of student and teacher into
+per-example terms; the program masks, averages and differentiates them. Anything an objective
+learns lives in its `params` (trained with the student), anything it carries in its `state`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from kdjax.outputs import Outputs
+
+PyTree = Any
+Batch = Mapping[str, Any]
+Pair = tuple[Array, Array]  # (sum, count)
+
+
+class Taps(NamedTuple):
+  """The `Outputs` fields that an objective reads from each side."""
+
+  student: frozenset[str] = frozenset()
+  teacher: frozenset[str] = frozenset()
+
+
+class ObjectiveVars(NamedTuple):
+  params: PyTree = ()  # trained with the student
+  state: PyTree = ()  # carried and checkpointed
+
+
+class Term(NamedTuple):
+  """One loss before reduction: the mean of `values` over `where`, times `weight`.
+
+  Terms carry their own `where`, since labels may be missing where the teacher's signal is not.
+  """
+
+  values: Float[Array, "*batch"]
+  where: Bool[Array, "*batch"]
+  weight: Float[Array, ""] | float = 1.0
+
+
+class ObjectiveResult(NamedTuple):
+  """What `apply` returns.
+
+  Attributes:
+    loss: name to term. The program minimises the weighted sum of the terms' means.
+    metrics: name to (sum, count), for the log only.
+    stats: what `update` reads.
+  """
+
+  loss: dict[str, Term]
+  metrics: dict[str, Pair] = {}  # noqa: RUF012 (never changed in place)
+  stats: PyTree = ()
+
+
+def _no_vars(rng, student, teacher, batch) -> ObjectiveVars:
+  return ObjectiveVars()
+
+
+def _same_state(state, stats, *, step):
+  return state
+
+
+class Objective(NamedTuple):
+  """A distillation objective.
+
+  Attributes:
+    apply: `apply(vars, student, teacher, batch, *, step, rng) -> ObjectiveResult`. `student` and
+      `teacher` are `Outputs` with the fields named in `taps`; no gradient reaches the teacher's.
+    taps: what `apply` reads.
+    init: `init(rng, student, teacher, batch) -> ObjectiveVars`; reads shapes and dtypes only.
+    update: `update(state, stats, *, step) -> state`, once per optimiser step. Every leaf of `stats`
+      has a leading axis over the micro-batches of that step, so that an update may sum or
+      concatenate them and is the same for any accumulation.
+    prepare: `prepare(vars, teacher, batch) -> vars`, folded over one pass of the training data
+      (labels as given, no augmentation, teacher in evaluation mode) before the first step; None
+      where no such pass is needed.
+  """
+
+  apply: Callable[..., ObjectiveResult]
+  taps: Taps
+  init: Callable[..., ObjectiveVars] = _no_vars
+  update: Callable[..., PyTree] = _same_state
+  prepare: Callable[..., ObjectiveVars] | None = None
+
+
+def valid(batch: Batch, values: Array) -> Bool[Array, "*batch"]:
+  """The batch's `mask` (True = counted) in the shape of `values`; all True without one."""
+  mask = batch.get("mask")
+  if mask is None:
+    return jnp.ones(values.shape, bool)
+  return jnp.broadcast_to(mask.reshape(mask.shape + (1,) * (values.ndim - mask.ndim)), values.shape)
+
+
+def masked_sum(values: Array, where: Array) -> Pair:
+  """(sum, count) of `values` over `where`, in float32; the one reduction of the library."""
+  # Selecting before summing keeps inf and NaN under the mask out of value and gradient.
+  kept = jnp.where(where, values.astype(jnp.float32), jnp.float32(0))
+  return kept.sum(), where.sum(dtype=jnp.float32)
+
+
+def counts(result: ObjectiveResult) -> dict[str, Array]:
+  """Number of valid elements of each term."""
+  return {name: masked_sum(term.values, term.where)[1] for name, term in result.loss.items()}
+
+
+def total(result: ObjectiveResult, count: Mapping[str, Array]) -> Float[Array, ""]:
+  """The scalar to differentiate: weighted sums of the terms over the given (global) counts.
+
+  `count` is an argument since under accumulation it covers the whole batch, not this micro-batch.
+  Summing the totals of all micro-batches gives the loss of the whole batch. A term without valid
+  elements counts as 0.
+  """
+  parts = [
+    term.weight * masked_sum(term.values, term.where)[0] / jnp.maximum(count[name], 1)
+    for name, term in result.loss.items()
+  ]
+  return sum(parts, jnp.float32(0))
+
+
+def metrics(result: ObjectiveResult) -> dict[str, Pair]:
+  """Every term as `loss/<name>` (a lone term as `loss/objective`), the objective's own beside."""
+  terms = {
+    f"loss/{name or 'objective'}": masked_sum(t.values, t.where) for name, t in result.loss.items()
+  }
+  return terms | dict(result.metrics)
+
+
+def mean(pairs: Pair) -> Array:
+  """Sum over count of stacked pairs ([micro-batches] leading), 0 where nothing was counted."""
+  num, den = pairs
+  return num.sum(0) / jnp.maximum(den.sum(0), 1)
+
+
+def stop_teacher(teacher: Outputs) -> Outputs:
+  """The teacher's outputs with no gradient path into them; `segment` stays differentiable in its
+  argument, its weights are stopped inside."""
+  return jax.lax.stop_gradient(teacher)

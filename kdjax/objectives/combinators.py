@@ -1,0 +1,323 @@
+"""Combinators: objectives made from objectives and from plain losses."""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from kdjax.errors import KdjaxError
+from kdjax.objectives.base import (
+  Batch,
+  Objective,
+  ObjectiveResult,
+  ObjectiveVars,
+  PyTree,
+  Taps,
+  Term,
+  valid,
+)
+from kdjax.outputs import Outputs
+
+PER_LAYER = ("hidden_states", "queries", "keys", "values", "attention")
+
+
+def combine(terms: Mapping[str, tuple[float, Objective]]) -> Objective:
+  """The weighted sum of objectives.
+
+  Args:
+    terms: name to (weight, objective). Names appear in the metrics: `loss/kd`, or `loss/kd/feature`
+      for a term of a combined objective.
+
+  Returns:
+    An objective with each part's params, state and stats under the part's name.
+  """
+  parts = {name: objective for name, (_, objective) in terms.items()}
+  weights = {name: weight for name, (weight, _) in terms.items()}
+
+  def init(rng, student, teacher, batch):
+    return _gather(
+      {n: part.init(_key(rng, n), student, teacher, batch) for n, part in parts.items()}
+    )
+
+  def apply(variables, student, teacher, batch, *, step, rng):
+    loss, metrics, stats = {}, {}, {}
+    for name, part in parts.items():
+      own = _part(variables, name)
+      out = part.apply(own, student, teacher, batch, step=step, rng=_key(rng, name))
+      for key, term in out.loss.items():
+        loss[_join(name, key)] = term._replace(weight=weights[name] * term.weight)
+      metrics |= {f"{name}/{key}": pair for key, pair in out.metrics.items()}
+      stats[name] = out.stats
+    return ObjectiveResult(loss, metrics, stats)
+
+  def update(state, stats, *, step):
+    return {n: part.update(state[n], stats[n], step=step) for n, part in parts.items()}
+
+  def prepare(variables, teacher, batch):
+    every = {}
+    for name, part in parts.items():
+      own = _part(variables, name)
+      every[name] = own if part.prepare is None else part.prepare(own, teacher, batch)
+    return _gather(every)
+
+  return Objective(
+    apply=apply,
+    taps=_union(part.taps for part in parts.values()),
+    init=init,
+    update=update,
+    prepare=prepare if any(part.prepare for part in parts.values()) else None,
+  )
+
+
+def scheduled(objective: Objective, schedule: Callable[[jax.Array], jax.Array]) -> Objective:
+  """The objective with every term's weight multiplied by `schedule(step)` (any optax schedule)."""
+
+  def apply(variables, student, teacher, batch, *, step, rng):
+    out = objective.apply(variables, student, teacher, batch, step=step, rng=rng)
+    factor = schedule(step)
+    loss = {key: term._replace(weight=factor * term.weight) for key, term in out.loss.items()}
+    return out._replace(loss=loss)
+
+  return objective._replace(apply=apply)
+
+
+def on_layers(objective: Objective, pairs: Sequence[tuple[int | str, int | str]]) -> Objective:
+  """The mean of an objective over pairs of layers.
+
+  Inside, the per-layer fields of `Outputs` hold one layer, without their layer axis, and `features`
+  holds one map. Every pair has its own params and state.
+
+  Args:
+    objective: reads one layer of each side.
+    pairs: (student layer, teacher layer); integers index layers (negative from the last), strings
+      name feature stages.
+
+  Returns:
+    The objective.
+
+  Raises:
+    KdjaxError: for no pairs; and, when shapes are first known, for a layer that does not exist.
+  """
+  if not pairs:
+    raise KdjaxError("on_layers: pairs is empty; give at least one (student layer, teacher layer)")
+  named = {f"s{s}_t{t}": (1.0 / len(pairs), _on_pair(objective, s, t)) for s, t in pairs}
+  return combine(named)
+
+
+def _on_pair(objective: Objective, student_layer: int | str, teacher_layer: int | str) -> Objective:
+  def init(rng, student, teacher, batch):
+    picked = jax.eval_shape(
+      lambda s, t: (
+        pick_layer(s, student_layer, "student"),
+        pick_layer(t, teacher_layer, "teacher"),
+      ),
+      student,
+      teacher,
+    )
+    return objective.init(rng, *picked, batch)
+
+  def apply(variables, student, teacher, batch, *, step, rng):
+    student = pick_layer(student, student_layer, "student")
+    teacher = pick_layer(teacher, teacher_layer, "teacher")
+    return objective.apply(variables, student, teacher, batch, step=step, rng=rng)
+
+  def prepare(variables, teacher, batch):
+    return objective.prepare(variables, pick_layer(teacher, teacher_layer, "teacher"), batch)
+
+  return objective._replace(
+    init=init, apply=apply, prepare=None if objective.prepare is None else prepare
+  )
+
+
+def pick_layer(outputs: Outputs, layer: int | str, side: str) -> Outputs:
+  """The outputs with every per-layer field reduced to one layer.
+
+  Args:
+    outputs: fields with a leading layer axis, or tuples over layers.
+    layer: index (negative from the last) or the name of a feature stage.
+    side: "student" or "teacher", for the message.
+
+  Returns:
+    Outputs whose per-layer fields lack the layer axis.
+
+  Raises:
+    KdjaxError: when there is no such layer.
+  """
+  if isinstance(layer, str):
+    maps = outputs.features or {}
+    if layer not in maps:
+      raise KdjaxError(f"{side} layer {layer!r} does not exist; its stages are {sorted(maps)}")
+    return dataclasses.replace(outputs, features={layer: maps[layer]})
+  chosen = {}
+  for field in PER_LAYER:
+    value = getattr(outputs, field)
+    if value is None:
+      continue
+    depth = len(value) if isinstance(value, tuple) else value.shape[0]
+    if not -depth <= layer < depth:
+      raise KdjaxError(
+        f"{side} layer {layer} does not exist; the {side} has {depth} layers, 0 to {depth - 1}"
+      )
+    chosen[field] = value[layer]
+  return dataclasses.replace(outputs, **chosen)
+
+
+def token_level(
+  loss_fn: Callable[..., jax.Array],
+  *,
+  chunk_size: int | None = None,
+  labels: bool = False,
+) -> Objective:
+  """Lifts a loss on logits to an objective of one term, named by what it is combined under.
+
+  With `chunk_size` the loss never sees whole logits: models hand over what their head reads and the
+  head's weights, logits exist for one chunk of positions at a time and are computed again in the
+  backward pass. Memory for logits falls from B T V to B chunk_size V.
+
+  Args:
+    loss_fn: `loss_fn(student_logits, teacher, [labels], where=) -> [...]`, such as the functions of
+      `kdjax.losses`; the teacher's argument is an array of logits or a signal.
+    chunk_size: positions of the time axis (of the batch axis for models without one) per chunk;
+      None uses logits as they are.
+    labels: also pass `batch["label"]`; positions with a negative label are then not counted.
+
+  Returns:
+    The objective.
+  """
+
+  def apply(variables, student, teacher, batch, *, step, rng):
+    values, where = map_logits(
+      loss_fn, student, teacher, batch, chunk_size=chunk_size, labels=labels
+    )
+    return ObjectiveResult({"": Term(values, where)})
+
+  return Objective(apply=apply, taps=logit_taps(chunk_size))
+
+
+def logit_taps(chunk_size: int | None, *, teacher: bool = True) -> Taps:
+  """The taps that `map_logits` reads."""
+  side = frozenset({"logits"} if chunk_size is None else {"hidden", "head"})
+  return Taps(side, side if teacher else frozenset())
+
+
+def map_logits(
+  loss_fn: Callable[..., jax.Array],
+  student: Outputs,
+  teacher: Outputs | None,
+  batch: Batch,
+  *,
+  chunk_size: int | None = None,
+  labels: bool = False,
+) -> tuple[jax.Array, jax.Array]:
+  """Applies a loss to logits, whole or in chunks; returns its values and where they count.
+
+  Args:
+    loss_fn: `loss_fn(student_logits, [teacher], [labels], where=)`; without `teacher` that argument
+      is left out.
+    student: with `logits`, or with `hidden` and `head` when `chunk_size` is given.
+    teacher: the same, or with a `signal`; None for a loss on labels alone.
+    batch: its `mask` and, if asked for, its `label`.
+    chunk_size: see `token_level`.
+    labels: see `token_level`.
+
+  Returns:
+    (values, where), both [B] or [B, T].
+  """
+  inputs, readers = [], []
+  for side, outputs in (("the student", student), ("the teacher", teacher)):
+    if outputs is not None:
+      source, reader = _reader(outputs, chunk_size, side)
+      inputs.append(source)
+      readers.append(reader)
+  where = valid(batch, jax.ShapeDtypeStruct(inputs[0].shape[:-1], jnp.float32))
+  if labels:
+    inputs.append(batch["label"])
+    readers.append(lambda label: label)
+    where = where & (batch["label"] >= 0)
+
+  def loss(inputs, where):
+    return loss_fn(*(read(x) for read, x in zip(readers, inputs, strict=True)), where=where)
+
+  if chunk_size is None:
+    return loss(inputs, where), where
+  # Recomputing a chunk costs one more product with the head and saves its logits.
+  return in_chunks(jax.checkpoint(loss), inputs, where, chunk_size), where
+
+
+def _reader(outputs: Outputs, chunk_size: int | None, side: str):
+  """(arrays with leading positions, function from them to logits or to a signal)."""
+  if outputs.signal is not None:
+    return outputs.signal, lambda signal: signal
+  if chunk_size is None:
+    return outputs.require("logits", side), lambda logits: logits
+  kernel, bias = outputs.require("head", side)
+
+  def logits(hidden):
+    out = jnp.matmul(hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
+    return out if bias is None else out + jnp.broadcast_to(bias.astype(jnp.float32), out.shape)
+
+  return outputs.require("hidden", side), logits
+
+
+def in_chunks(
+  fn: Callable[..., jax.Array], inputs: PyTree, where: jax.Array, chunk_size: int
+) -> jax.Array:
+  """`fn(inputs, where)` computed over chunks of positions, one at a time.
+
+  Chunks run along the time axis, which meshes leave whole, or along the batch axis for [B] values.
+
+  Args:
+    fn: position-wise; returns values of the shape of `where`.
+    inputs: pytree of arrays with leading axes as `where`.
+    where: [B] or [B, T]; the padding of the last chunk is False.
+    chunk_size: positions per chunk, at least 1.
+
+  Returns:
+    The values, shaped as `where`.
+  """
+  axis = where.ndim - 1
+  length = where.shape[axis]
+  size = min(chunk_size, length)
+  number = -(-length // size)
+
+  def split(x):
+    pad = [(0, 0)] * x.ndim
+    pad[axis] = (0, number * size - length)
+    x = jnp.pad(x, pad)
+    return jnp.moveaxis(x.reshape(x.shape[:axis] + (number, size) + x.shape[axis + 1 :]), axis, 0)
+
+  values = jax.lax.map(lambda part: fn(*part), jax.tree.map(split, (inputs, where)))
+  values = jnp.moveaxis(values, 0, axis)
+  return values.reshape(where.shape[:axis] + (number * size,))[..., :length]
+
+
+def _part(variables: ObjectiveVars, name: str) -> ObjectiveVars:
+  return ObjectiveVars(variables.params[name], variables.state[name])
+
+
+def _gather(every: Mapping[str, ObjectiveVars]) -> ObjectiveVars:
+  return ObjectiveVars(
+    {name: own.params for name, own in every.items()},
+    {name: own.state for name, own in every.items()},
+  )
+
+
+def _join(*names: str) -> str:
+  return "/".join(name for name in names if name)
+
+
+def _union(every) -> Taps:
+  every = list(every)
+  return Taps(
+    frozenset().union(*(taps.student for taps in every)),
+    frozenset().union(*(taps.teacher for taps in every)),
+  )
+
+
+def _key(rng: jax.Array, name: str) -> jax.Array:
+  # From the name alone, so that adding a part leaves the others' initial values as they were.
+  return jax.random.fold_in(rng, zlib.crc32(name.encode()))

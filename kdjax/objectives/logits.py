@@ -1,0 +1,83 @@
+"""Objectives on logits: labels, Hinton's distillation, and any loss of `kdjax.losses` by name."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+
+from kdjax import losses
+from kdjax.objectives.base import Objective, ObjectiveResult, Term
+from kdjax.objectives.combinators import combine, logit_taps, map_logits, token_level
+from kdjax.resolve import resolve
+
+
+def cross_entropy(*, chunk_size: int | None = None) -> Objective:
+  """Cross-entropy with `batch["label"]`, averaged over the labelled (non-negative) examples.
+
+  Args:
+    chunk_size: see `token_level`.
+  """
+
+  def apply(variables, student, teacher, batch, *, step, rng):
+    values, where = map_logits(
+      losses.cross_entropy, student, None, batch, chunk_size=chunk_size, labels=True
+    )
+    return ObjectiveResult({"": Term(values, where)})
+
+  return Objective(apply=apply, taps=logit_taps(chunk_size, teacher=False))
+
+
+def hinton_kd(
+  *,
+  temperature: float = 4.0,
+  kd_weight: float = 0.9,
+  ce_weight: float = 0.1,
+  chunk_size: int | None = None,
+) -> Objective:
+  """Hinton's distillation: `ce_weight` CE + `kd_weight` T^2 KL(teacher || student) at T.
+
+  Args:
+    temperature: > 0; divides both sides' logits.
+    kd_weight: weight of the teacher's term; the defaults are mdistiller's for CIFAR.
+    ce_weight: weight of the labels' term; 0 leaves labels out.
+    chunk_size: see `token_level`.
+
+  Reference:
+    Hinton et al., "Distilling the Knowledge in a Neural Network", 2015,
+    https://arxiv.org/abs/1503.02531.
+  """
+  kd = functools.partial(losses.hinton_kd, temperature=temperature)
+  return with_labels(token_level(kd, chunk_size=chunk_size), kd_weight, ce_weight, chunk_size)
+
+
+def logit_kd(
+  *,
+  loss: str,
+  kd_weight: float = 1.0,
+  ce_weight: float = 0.0,
+  chunk_size: int | None = None,
+  **arguments,
+) -> Objective:
+  """Any distillation loss of `kdjax.losses` by name, with the labels' cross-entropy beside it.
+
+  Args:
+    loss: such as "reverse_kl"; one that takes labels (as "decoupled_kd") gets them.
+    kd_weight: weight of that loss.
+    ce_weight: weight of the cross-entropy with labels; 0 leaves labels out.
+    chunk_size: see `token_level`.
+    **arguments: passed on to the loss.
+  """
+  function = resolve(losses, loss, arguments, field="config.objective.loss")
+  takes_labels = "labels" in inspect.signature(function).parameters
+  kd = token_level(function, chunk_size=chunk_size, labels=takes_labels)
+  return with_labels(kd, kd_weight, ce_weight, chunk_size)
+
+
+def with_labels(
+  kd: Objective, kd_weight: float, ce_weight: float, chunk_size: int | None = None
+) -> Objective:
+  """`kd_weight` kd + `ce_weight` cross-entropy; the second is left out at weight 0."""
+  terms = {"kd": (kd_weight, kd)}
+  if ce_weight:
+    terms["ce"] = (ce_weight, cross_entropy(chunk_size=chunk_size))
+  return combine(terms)

@@ -1,0 +1,36 @@
+"""Programs: one training procedure each, pure, so that the loop need not know what it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+PyTree = Any
+
+
+class Program(NamedTuple):
+  """A training procedure as pure functions on one state pytree.
+
+  The state is a NamedTuple with the fields `step` (int32), `params` (what is exported) and
+  `model_state`, and whatever else the procedure carries. Each field is one item of a checkpoint.
+
+  Attributes:
+    init: `init(rng, batch) -> state`; of the batch only shapes are read.
+    step: `step(state, frozen, batch) -> (state, metrics)`, metrics as (sum, count) pairs.
+    evaluate: `evaluate(state, frozen, batch) -> metrics`, as (sum, count) pairs.
+    axes: `axes(abstract state) -> state` with a `PartitionSpec` of logical axis names per leaf.
+    frozen: arrays that the step reads and never changes; not checkpointed, not donated.
+    frozen_axes: logical axis names of `frozen`.
+    prepare: `prepare(state, frozen, batch) -> state`, folded over one pass of the training data
+      before the first step; None where nothing is to be prepared.
+    streams: names of the data streams in a batch; all but "train" are nested under their name.
+  """
+
+  init: Callable[..., Any]
+  step: Callable[..., tuple[Any, dict]]
+  evaluate: Callable[..., dict]
+  axes: Callable[[Any], Any]
+  frozen: PyTree = ()
+  frozen_axes: PyTree = ()
+  prepare: Callable[..., Any] | None = None
+  streams: tuple[str, ...] = ("train",)

@@ -1,0 +1,143 @@
+"""The device mesh, and where every array lies on it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from kdjax.errors import KdjaxError
+
+PyTree = Any
+AXES = ("data", "fsdp", "tensor")
+BATCH = ("data", "fsdp")
+
+# Logical axis of a weight to mesh axis. The student trains with its weights gathered layer by
+# layer (ZeRO-3) and its wide axes split; a frozen teacher lies the same way by default.
+STUDENT_RULES: Mapping[str, str | tuple[str, ...] | None] = {
+  "embed": "fsdp",
+  "mlp": "tensor",
+  "heads": "tensor",
+  "kv_heads": "tensor",
+  "vocab": "tensor",
+  "head_dim": None,
+  "layers": None,
+  "norm": None,
+}
+TEACHER_RULES = STUDENT_RULES
+
+
+def make_mesh(*, data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
+  """A mesh with the axes data, fsdp and tensor over the first devices.
+
+  Args:
+    data: devices along which batches are split and weights repeated; -1 fills what is left.
+    fsdp: devices along which batches and weights are both split; may be the one that is -1.
+    tensor: devices along which wide weight axes are split; may be the one that is -1.
+
+  Returns:
+    A mesh of Auto axes. A smaller product than the number of devices uses the first ones, in a
+    single process only.
+
+  Raises:
+    KdjaxError: sizes that are not positive or -1, or more than there are devices.
+  """
+  sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
+  devices = jax.devices()
+  bad = {name: size for name, size in sizes.items() if size != -1 and size < 1}
+  if bad or sum(size == -1 for size in sizes.values()) > 1:
+    raise KdjaxError(
+      f"config.mesh = {sizes}: every size must be positive, and at most one may be -1 (fill)"
+    )
+  known = math.prod(size for size in sizes.values() if size != -1)
+  sizes = {
+    name: max(len(devices) // known, 1) if size == -1 else size for name, size in sizes.items()
+  }
+  wanted = math.prod(sizes.values())
+  if wanted > len(devices):
+    raise KdjaxError(
+      f"config.mesh = {sizes} needs {wanted} devices, but {len(devices)} are there; lower a size,"
+      " or set one to -1 to fill what there is"
+    )
+  if jax.process_count() > 1 and wanted != len(devices):
+    raise KdjaxError(
+      f"config.mesh = {sizes} uses {wanted} of {len(devices)} devices; with several processes"
+      " every device must be used"
+    )
+  grid = np.asarray(devices[:wanted]).reshape(tuple(sizes.values()))
+  return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def shardings(shapes: PyTree, axes: PyTree, rules: Mapping[str, Any], mesh: Mesh) -> PyTree:
+  """A `NamedSharding` per leaf from logical axis names.
+
+  A mesh axis that does not divide a dimension, or that an earlier dimension already uses, is left
+  out there: the leaf is then repeated along it.
+
+  Args:
+    shapes: pytree of arrays or `ShapeDtypeStruct`s.
+    axes: the same structure with `PartitionSpec` leaves of logical names; may be shorter than the
+      leaf's rank.
+    rules: logical name to mesh axis, tuple of mesh axes, or None.
+    mesh: the mesh.
+
+  Returns:
+    The same structure with `NamedSharding` leaves.
+  """
+
+  def one(path, leaf, names):
+    used, spec = set(), []
+    for size, name in zip(leaf.shape, tuple(names), strict=False):
+      wanted = rules.get(name) if name is not None else None
+      wanted = (wanted,) if isinstance(wanted, str) else tuple(wanted or ())
+      kept = tuple(axis for axis in wanted if axis not in used and mesh.shape[axis] > 1)
+      if kept and size % math.prod(mesh.shape[axis] for axis in kept):
+        logging.log_first_n(
+          logging.INFO, "%s: %d does not divide over %s; repeated", 1, path, size, kept
+        )
+        kept = ()
+      used.update(kept)
+      spec.append(kept[0] if len(kept) == 1 else kept or None)
+    return NamedSharding(mesh, PartitionSpec(*spec))
+
+  return jax.tree_util.tree_map_with_path(one, shapes, axes)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """Rows over data and fsdp, everything else whole."""
+  return NamedSharding(mesh, PartitionSpec(BATCH))
+
+
+def check_batch(batch_size: int, mesh: Mesh) -> None:
+  """Raises KdjaxError unless the global batch divides over the mesh's batch axes."""
+  ways = math.prod(mesh.shape[axis] for axis in BATCH)
+  if batch_size < 1 or batch_size % ways:
+    raise KdjaxError(
+      f"config.batch_size = {batch_size} is not divisible by the {ways} devices along"
+      f" config.mesh.data x config.mesh.fsdp = {mesh.shape['data']} x {mesh.shape['fsdp']}"
+    )
+
+
+def data_shard(sharding: NamedSharding, batch_size: int) -> tuple[int, int]:
+  """(index, count) of this process's share of every batch.
+
+  Processes whose devices hold the same rows read the same share, so this is not the process index.
+  """
+  rows: dict[int, set] = {}
+  for device, (slices, *_) in sharding.devices_indices_map((batch_size,)).items():
+    start, stop, _ = slices.indices(batch_size)
+    rows.setdefault(device.process_index, set()).add((start, stop))
+  shares = sorted({tuple(sorted(share)) for share in rows.values()})
+  return shares.index(tuple(sorted(rows[jax.process_index()]))), len(shares)
+
+
+def place(batch: PyTree, sharding: NamedSharding) -> PyTree:
+  """This process's rows as part of global arrays."""
+  if jax.process_count() == 1:
+    return jax.device_put(batch, sharding)
+  return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)

@@ -1,0 +1,141 @@
+"""Optimisers from config: optax transformations with groups, masks, schedules and clipping."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import optax
+
+from kdjax.errors import KdjaxError
+
+PyTree = Any
+__all__ = ["adam", "adamw", "sgd"]
+DECAYED = ("kernel", "embedding")  # weights by their last name; biases, scales and scalars are not
+
+
+def adamw(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8):
+  """Adam; the decoupled weight decay of `make_optimizer` is what makes it AdamW."""
+  return optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
+
+
+def adam(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8):
+  """Adam."""
+  return optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
+
+
+def sgd(*, momentum: float = 0.9, nesterov: bool = False):
+  """Gradient descent with momentum; weight decay here is decoupled from the momentum."""
+  return optax.trace(decay=momentum, nesterov=nesterov)
+
+
+def schedule(
+  learning_rate: float, *, kind: str, total_steps: int, warmup_steps: int
+) -> optax.Schedule:
+  """Linear warm-up from 0, then constant, or linear or cosine decay to 0 at `total_steps`.
+
+  Raises:
+    KdjaxError: an unknown kind, a rate that is not positive, or a warm-up longer than the run.
+  """
+  if learning_rate <= 0:
+    raise KdjaxError(f"config.optimizer.learning_rate = {learning_rate} must be positive")
+  if not 0 <= warmup_steps <= total_steps:
+    raise KdjaxError(
+      f"config.optimizer.warmup_steps = {warmup_steps} must lie in 0..config.total_steps"
+      f" = {total_steps}"
+    )
+  after = max(total_steps - warmup_steps, 1)
+  kinds = {
+    "constant": lambda: optax.constant_schedule(learning_rate),
+    "linear": lambda: optax.linear_schedule(learning_rate, 0.0, after),
+    "cosine": lambda: optax.cosine_decay_schedule(learning_rate, after),
+  }
+  if kind not in kinds:
+    raise KdjaxError(
+      f"config.optimizer.schedule = {kind!r} does not exist; what exists: {', '.join(kinds)}"
+    )
+  if warmup_steps == 0:
+    return kinds[kind]()
+  warmup = optax.linear_schedule(0.0, learning_rate, warmup_steps)
+  return optax.join_schedules([warmup, kinds[kind]()], [warmup_steps])
+
+
+def make_optimizer(
+  direction: optax.GradientTransformation,
+  rate: optax.Schedule,
+  *,
+  weight_decay: float = 0.0,
+  clip_norm: float | None = None,
+  groups: Sequence[Mapping[str, Any]] = (),
+) -> optax.GradientTransformation:
+  """Chains clipping, an update direction, decoupled weight decay, the schedule and groups.
+
+  Args:
+    direction: such as `adamw()`.
+    rate: learning rate by step.
+    weight_decay: times the learning rate; on kernels and embeddings only.
+    clip_norm: global norm above which gradients are scaled down; None does not clip.
+    groups: mappings with `pattern`, a regular expression searched in a parameter's path (as
+      "student/head/kernel" or "objective/..."), and `scale`, which multiplies its learning rate (0
+      freezes it: no update, no decay). The first match counts.
+
+  Returns:
+    The transformation, over `{"student": params, "objective": params}`.
+
+  Raises:
+    KdjaxError: a group without pattern or scale, or with a pattern that is not valid; and, when
+      parameters are first seen, a pattern that matches none.
+  """
+  compiled = [_group(group, index) for index, group in enumerate(groups)]
+  parts = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
+  parts += [direction]
+  if weight_decay:
+    parts += [optax.add_decayed_weights(weight_decay, mask=_decayed)]
+  parts += [optax.scale_by_learning_rate(rate)]
+  if compiled:
+    parts += [_scale_groups(compiled)]
+  return optax.chain(*parts)
+
+
+def _group(group: Mapping[str, Any], index: int) -> tuple[re.Pattern, float]:
+  field = f"config.optimizer.groups[{index}]"
+  if set(group) != {"pattern", "scale"}:
+    raise KdjaxError(f"{field} must have the fields pattern and scale; it has {sorted(group)}")
+  try:
+    return re.compile(group["pattern"]), float(group["scale"])
+  except re.error as error:
+    raise KdjaxError(f"{field}.pattern = {group['pattern']!r} is not valid: {error}") from None
+
+
+def path_name(path) -> str:
+  """A leaf's path as "student/head/kernel"."""
+  return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _decayed(params: PyTree) -> PyTree:
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: path_name(path).rpartition("/")[2] in DECAYED, params
+  )
+
+
+def _scale_groups(groups: Sequence[tuple[re.Pattern, float]]) -> optax.GradientTransformation:
+  def factor(path) -> float:
+    return next((scale for pattern, scale in groups if pattern.search(path_name(path))), 1.0)
+
+  def init(params):
+    names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    for index, (pattern, _) in enumerate(groups):
+      if not any(pattern.search(name) for name in names):
+        raise KdjaxError(
+          f"config.optimizer.groups[{index}].pattern = {pattern.pattern!r} matches no parameter;"
+          f" there are {', '.join(names)}"
+        )
+    return optax.EmptyState()
+
+  def update(updates, state, params=None):
+    scaled = jax.tree_util.tree_map_with_path(lambda path, u: factor(path) * u, updates)
+    return scaled, state
+
+  return optax.GradientTransformation(init, update)
