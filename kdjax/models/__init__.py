@@ -1,0 +1,10 @@
+"""Models as pure functions. `__all__` holds the constructors that a config may name."""
+
+from kdjax.models.base import Model as Model
+from kdjax.models.base import ModelVars as ModelVars
+from kdjax.models.base import functional as functional
+from kdjax.models.multilayer_perceptron import mlp
+from kdjax.models.residual_network import resnet
+from kdjax.models.vision_transformer import vit
+
+__all__ = ["mlp", "resnet", "vit"]

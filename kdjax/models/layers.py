@@ -1,0 +1,123 @@
+"""Pieces shared by the models: named weights, stacked layers run by scan, the classifier's end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from kdjax.errors import KdjaxError
+from kdjax.outputs import Outputs
+
+Names = tuple[str | None, ...]
+
+
+def named(*names: str | None) -> dict[str, Names]:
+  """Metadata that gives a weight its logical axis names, one per dimension."""
+  return {"out_sharding": names}
+
+
+def linear(
+  in_size: int, out_size: int, names: Names, *, rngs: nnx.Rngs, dtype: Any = jnp.float32
+) -> nnx.Linear:
+  """A dense layer with float32 weights; `names` are those of its kernel."""
+  return nnx.Linear(
+    in_size,
+    out_size,
+    dtype=dtype,
+    kernel_metadata=named(*names),
+    bias_metadata=named(names[-1]),
+    rngs=rngs,
+  )
+
+
+def layer_norm(size: int, *, rngs: nnx.Rngs) -> nnx.LayerNorm:
+  """Layer norm in float32; the caller casts what goes in and comes out."""
+  return nnx.LayerNorm(size, scale_metadata=named("norm"), bias_metadata=named("norm"), rngs=rngs)
+
+
+def dropout_rngs(rate: float, train: bool, rngs: nnx.Rngs | None) -> nnx.Rngs | None:
+  """The source of dropout masks, or None where nothing is dropped."""
+  if not train or rate == 0:
+    return None
+  if rngs is None:
+    raise KdjaxError(
+      f"apply(train=True) of a model with dropout={rate} wants rng=, a key; got None"
+    )
+  return rngs
+
+
+def stacked(build: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rngs) -> nnx.Module:
+  """`depth` equal layers as one module whose arrays have a leading axis named "layers"."""
+  create = nnx.vmap(build, axis_size=depth, transform_metadata={nnx.PARTITION_NAME: "layers"})
+  return nnx.split_rngs(splits=depth)(create)(rngs)
+
+
+def scan_layers(
+  layers: nnx.Module,
+  call: Callable[[nnx.Module, Any, Any], tuple[Any, Any]],
+  carry: Any,
+  xs: Any = None,
+  *,
+  start: int = 0,
+  stop: int | None = None,
+  remat: Callable[[Callable], Callable] | None = None,
+) -> tuple[Any, Any]:
+  """Runs stacked layers start..stop-1 as one `lax.scan`, so that depth costs no compile time.
+
+  State that a layer changes (batch statistics) is written back to `layers`.
+
+  Args:
+    layers: made by `stacked`.
+    call: `call(layer, carry, x) -> (carry, collected)`.
+    carry: what the first layer reads.
+    xs: pytree of arrays with a leading layer axis, one slice for each layer that runs.
+    start: static; the first layer that runs.
+    stop: static; the layer to stop before. The default is the depth.
+    remat: wraps the scan's body, for example in `jax.checkpoint`.
+
+  Returns:
+    The last carry, and what was collected with a leading layer axis.
+  """
+  graphdef, params, state = nnx.split(layers, nnx.Param, ...)
+  params, state = jax.tree.map(lambda a: a[start:stop], (params, state))
+
+  def body(carry, layer):
+    params, state, x = layer
+    module = nnx.merge(graphdef, params, state)
+    carry, collected = call(module, carry, x)
+    return carry, (collected, nnx.split(module, nnx.Param, ...)[2])
+
+  carry, (collected, state) = jax.lax.scan(
+    remat(body) if remat else body, carry, (params, state, xs)
+  )
+  nnx.update(layers, state)
+  return carry, collected
+
+
+def check_segment(start: int, stop: int, depth: int) -> None:
+  if not 0 <= start <= stop <= depth:
+    raise KdjaxError(
+      f"segment(hidden, start={start}, stop={stop}): wanted 0 <= start <= stop <= {depth}, "
+      "the number of layers"
+    )
+
+
+def read_out(
+  head: nnx.Linear, hidden: Float[Array, "batch width"], taps: frozenset[str]
+) -> Outputs:
+  """The end of a classifier: the fields that follow from what the head reads.
+
+  The head computes in float32, so that `hidden @ kernel + bias` is `logits` in every compute dtype.
+  """
+  hidden = hidden.astype(jnp.float32)
+  return Outputs(
+    logits=head(hidden) if "logits" in taps else None,
+    hidden=hidden if "hidden" in taps else None,
+    head=(head.kernel[...], head.bias[...]) if "head" in taps else None,
+    embedding=hidden if "embedding" in taps else None,
+  )

@@ -1,0 +1,270 @@
+"""A vision transformer whose blocks are stacked and run by scan."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float
+
+from kdjax.models import checks
+from kdjax.models.base import Model, functional
+from kdjax.models.layers import (
+  check_segment,
+  dropout_rngs,
+  layer_norm,
+  linear,
+  named,
+  read_out,
+  scan_layers,
+  stacked,
+)
+from kdjax.outputs import Outputs
+
+_LAYER_TAPS = frozenset({"hidden_states", "queries", "keys", "values", "attention"})
+_TAPS = _LAYER_TAPS | {"logits", "hidden", "head", "embedding", "segment"}
+
+# What the backward pass keeps of a block besides its input. "mlp" keeps the tagged arrays, each as
+# wide as the residual stream, and recomputes the wide ones: attention and the inside of the MLP.
+_REMAT = {
+  "none": None,
+  "full": functools.partial(jax.checkpoint, prevent_cse=False),
+  "mlp": functools.partial(
+    jax.checkpoint,
+    prevent_cse=False,
+    policy=jax.checkpoint_policies.save_only_these_names(
+      "queries", "keys", "values", "attended", "between"
+    ),
+  ),
+}
+
+# Its derivative rebuilt from its input: one wide array kept in place of several, and a step on CPU in
+# half the time, since what a scan keeps is written to memory.
+_gelu = jax.checkpoint(jax.nn.gelu, prevent_cse=False)
+
+
+def _attend(query, key, value) -> tuple[Array, Float[Array, "batch head time time"]]:
+  """Attention with its probabilities in sight; the same function as the fused one."""
+  scores = jnp.einsum("bthk,bshk->bhts", query, key, preferred_element_type=jnp.float32)
+  probs = jax.nn.softmax(scores * query.shape[-1] ** -0.5)
+  return jnp.einsum("bhts,bshk->bthk", probs.astype(value.dtype), value), probs
+
+
+def _normed(norm: nnx.LayerNorm, hidden: Array) -> Array:
+  return norm(hidden.astype(jnp.float32)).astype(hidden.dtype)
+
+
+class _Block(nnx.Module):
+  """Pre-norm transformer block."""
+
+  def __init__(self, width: int, *, heads: int, mlp_width: int, dropout: float, dtype, rngs):
+    general = functools.partial(nnx.LinearGeneral, dtype=dtype, rngs=rngs)
+    split = (heads, width // heads)
+
+    def project(heads_name: str) -> nnx.LinearGeneral:
+      return general(
+        width,
+        split,
+        kernel_metadata=named("embed", heads_name, "head_dim"),
+        bias_metadata=named(heads_name, "head_dim"),
+      )
+
+    self.norm_attention = layer_norm(width, rngs=rngs)
+    self.query = project("heads")
+    self.key = project("kv_heads")
+    self.value = project("kv_heads")
+    self.out = general(
+      split,
+      width,
+      axis=(-2, -1),
+      kernel_metadata=named("heads", "head_dim", "embed"),
+      bias_metadata=named("embed"),
+    )
+    self.norm_mlp = layer_norm(width, rngs=rngs)
+    self.up = linear(width, mlp_width, ("embed", "mlp"), rngs=rngs, dtype=dtype)
+    self.down = linear(mlp_width, width, ("mlp", "embed"), rngs=rngs, dtype=dtype)
+    self.dropout = nnx.Dropout(dropout)
+
+  def __call__(
+    self, hidden: Float[Array, "batch time width"], key: Array | None, taps: frozenset[str]
+  ) -> tuple[Array, dict[str, Array]]:
+    rngs = None if key is None else nnx.Rngs(key)
+    drop = functools.partial(self.dropout, deterministic=rngs is None, rngs=rngs)
+
+    normed = _normed(self.norm_attention, hidden)
+    queries = checkpoint_name(self.query(normed), "queries")
+    keys = checkpoint_name(self.key(normed), "keys")
+    values = checkpoint_name(self.value(normed), "values")
+    probs = None
+    if "attention" in taps:
+      attended, probs = _attend(queries, keys, values)
+    else:
+      attended = jax.nn.dot_product_attention(queries, keys, values)
+    hidden = hidden + drop(self.out(checkpoint_name(attended, "attended")))
+    hidden = checkpoint_name(hidden, "between")
+    hidden = hidden + drop(self.down(_gelu(self.up(_normed(self.norm_mlp, hidden)))))
+
+    given = {
+      "hidden_states": hidden,
+      "queries": queries,
+      "keys": keys,
+      "values": values,
+      "attention": probs,
+    }
+    return hidden, {tap: given[tap] for tap in taps & _LAYER_TAPS}
+
+
+class _ViT(nnx.Module):
+  def __init__(
+    self, *, patches, patch, channels, num_classes, width, depth, heads, mlp_ratio, dropout, pool,
+    remat, dtype, rngs,
+  ):  # fmt: skip
+    self.embed = linear(patch * patch * channels, width, (None, "embed"), rngs=rngs, dtype=dtype)
+    self.has_class_token = pool == "cls"
+    if self.has_class_token:
+      self.class_token = nnx.Param(jnp.zeros((1, width)), **named(None, "embed"))
+    tokens = patches + self.has_class_token
+    position = 0.02 * jax.random.normal(rngs.params(), (tokens, width))
+    self.position = nnx.Param(position, **named(None, "embed"))
+    self.blocks = stacked(
+      lambda rngs: _Block(
+        width, heads=heads, mlp_width=mlp_ratio * width, dropout=dropout, dtype=dtype, rngs=rngs
+      ),
+      depth,
+      rngs,
+    )
+    self.norm = layer_norm(width, rngs=rngs)
+    self.head = linear(width, num_classes, ("embed", "vocab"), rngs=rngs)
+    self.patch = patch
+    self.depth = depth
+    self.dropout = dropout
+    self.remat = remat
+    self.dtype = dtype
+
+  def _tokens(self, image: Float[Array, "batch height width channel"]) -> Array:
+    """Cuts patches by reshape and embeds them by matmul, which maps cheaply over seeds."""
+    batch, height, width, channels = image.shape
+    p = self.patch
+    image = image.reshape(batch, height // p, p, width // p, p, channels)
+    patches = image.swapaxes(2, 3).reshape(batch, -1, p * p * channels)
+    tokens = self.embed(patches.astype(self.dtype))
+    if self.has_class_token:
+      first = jnp.broadcast_to(self.class_token[...], (batch, 1, tokens.shape[-1]))
+      tokens = jnp.concatenate([first.astype(self.dtype), tokens], axis=1)
+    return tokens + self.position[...].astype(self.dtype)[None]
+
+  def _run(self, hidden: Array, rngs=None, taps=frozenset(), start=0, stop=None):
+    keys = None if rngs is None else jax.random.split(rngs.dropout(), self.depth)
+    return scan_layers(
+      self.blocks,
+      lambda block, hidden, key: block(hidden, key, taps),
+      hidden,
+      keys,
+      start=start,
+      stop=stop,
+      remat=_REMAT[self.remat],
+    )
+
+  def segment(self, hidden: Float[Array, "batch time width"], start: int, stop: int) -> Array:
+    check_segment(start, stop, self.depth)
+    return self._run(hidden.astype(self.dtype), start=start, stop=stop)[0]
+
+  def __call__(self, image, *, taps, train, rngs) -> Outputs:
+    rngs = dropout_rngs(self.dropout, train, rngs)
+    hidden, collected = self._run(self._tokens(image), rngs, taps)
+    hidden = self.norm(hidden.astype(jnp.float32))
+    pooled = hidden[:, 0] if self.has_class_token else hidden.mean(1)
+    return dataclasses.replace(read_out(self.head, pooled, taps), **collected)
+
+
+def vit(
+  *,
+  num_classes: int,
+  image_shape: tuple[int, int, int],
+  patch: int = 2,
+  width: int = 64,
+  depth: int = 4,
+  heads: int = 4,
+  mlp_ratio: int = 4,
+  dropout: float = 0.0,
+  pool: str = "mean",
+  remat: str = "none",
+  dtype: str = "float32",
+) -> Model:
+  """A vision transformer: patches, learned positions, pre-norm blocks, norm, pool, head.
+
+  Block i (from 0) reads hidden state i - 1 and gives hidden state i; block 0 reads the embedded
+  patches. So `segment(hidden_states[a], a + 1, b + 1)` is `hidden_states[b]` without dropout, and
+  `start` and `stop` are static. Weights of the blocks have a leading axis "layers" and run in one
+  scan: neither compile time nor program size grows with depth.
+
+  Args:
+    num_classes: size of the logits.
+    image_shape: (height, width, channels) of `batch["image"]`.
+    patch: side of a square patch in pixels; divides height and width.
+    width: D, size of the residual stream.
+    depth: number of blocks.
+    heads: attention heads; divides width.
+    mlp_ratio: hidden width of the MLP over D.
+    dropout: rate in [0, 1) on both branches of a block, when training.
+    pool: what the head reads: "mean" over patches, or "cls", a learned first token.
+    remat: what the backward pass recomputes instead of keeping: "none"; "mlp", attention
+      probabilities and the inside of the MLP; "full", the whole block.
+    dtype: compute dtype of the blocks, "float32" or "bfloat16". Parameters, the final norm, the
+      head and the logits are float32.
+
+  Returns:
+    A model with the taps logits, hidden, head, hidden_states, queries, keys, values, attention,
+    embedding (pooled, the same as hidden) and segment. T is the number of patches, plus one for
+    "cls". Asking for attention computes the probabilities explicitly.
+
+  Raises:
+    KdjaxError: if a hyper-parameter is out of its range.
+
+  Example:
+    >>> model = vit(num_classes=10, image_shape=(8, 8, 1), width=16, depth=2)
+    >>> variables = model.init(jax.random.key(0))
+    >>> taps = frozenset({"hidden_states"})
+    >>> out, _ = model.apply(variables, {"image": jnp.zeros((2, 8, 8, 1))}, taps=taps)
+    >>> out.hidden_states.shape
+    (2, 2, 16, 16)
+
+  Reference:
+    Dosovitskiy et al., "An Image is Worth 16x16 Words: Transformers for Image Recognition at
+    Scale", ICLR 2021, https://arxiv.org/abs/2010.11929
+  """
+  inputs = checks.image_input(image_shape)
+  checks.positive(
+    num_classes=num_classes, patch=patch, width=width, depth=depth, heads=heads, mlp_ratio=mlp_ratio
+  )
+  rows, columns, channels = image_shape
+  fits = rows % patch == 0 and columns % patch == 0
+  checks.require(fits, "patch", patch, f"a divisor of the image's sides, {rows} and {columns}")
+  checks.require(width % heads == 0, "heads", heads, f"a divisor of width, {width}")
+  checks.dropout_rate(dropout)
+  checks.one_of("pool", pool, {"mean", "cls"})
+  checks.one_of("remat", remat, _REMAT)
+  compute_dtype = checks.compute_dtype(dtype)
+
+  def build(rngs: nnx.Rngs) -> nnx.Module:
+    return _ViT(
+      patches=(rows // patch) * (columns // patch),
+      patch=patch,
+      channels=channels,
+      num_classes=num_classes,
+      width=width,
+      depth=depth,
+      heads=heads,
+      mlp_ratio=mlp_ratio,
+      dropout=dropout,
+      pool=pool,
+      remat=remat,
+      dtype=compute_dtype,
+      rngs=rngs,
+    )
+
+  return functional(build, inputs=inputs, taps=_TAPS, num_classes=num_classes)
