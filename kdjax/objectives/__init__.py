@@ -1,0 +1,29 @@
+"""Objectives: distillation methods as (init, apply) pairs, and the combinators they are made of."""
+
+from kdjax.objectives.base import (
+  Objective,
+  ObjectiveResult,
+  ObjectiveVars,
+  Taps,
+  Term,
+)
+from kdjax.objectives.combinators import combine, map_logits, on_layers, scheduled, token_level
+from kdjax.objectives.logits import cross_entropy, hinton_kd, logit_kd
+from kdjax.objectives.minilm import minilm
+from kdjax.objectives.nd_loss import nd_loss, norm_direction
+from kdjax.objectives.taid import taid
+from kdjax.objectives.talking_models import talking_models
+from kdjax.objectives.tgeo_kd import tgeo_kd
+
+# What a config may name; the combinators take objectives and are called from code.
+__all__ = [
+  "cross_entropy",
+  "hinton_kd",
+  "logit_kd",
+  "minilm",
+  "nd_loss",
+  "norm_direction",
+  "taid",
+  "talking_models",
+  "tgeo_kd",
+]

@@ -16,19 +16,29 @@ __all__ = ["adam", "adamw", "sgd"]
 DECAYED = ("kernel", "embedding")  # weights by their last name; biases, scales and scalars are not
 
 
-def adamw(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8):
-  """Adam; the decoupled weight decay of `make_optimizer` is what makes it AdamW."""
-  return optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
+def adamw(
+  *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 1e-4
+) -> optax.GradientTransformation:
+  """Adam with decoupled weight decay on kernels and embeddings."""
+  return optax.chain(
+    optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
+    optax.add_decayed_weights(weight_decay, mask=_decayed),
+  )
 
 
-def adam(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8):
+def adam(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> optax.GradientTransformation:
   """Adam."""
   return optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
 
 
-def sgd(*, momentum: float = 0.9, nesterov: bool = False):
-  """Gradient descent with momentum; weight decay here is decoupled from the momentum."""
-  return optax.trace(decay=momentum, nesterov=nesterov)
+def sgd(
+  *, momentum: float = 0.9, nesterov: bool = False, weight_decay: float = 0.0
+) -> optax.GradientTransformation:
+  """Momentum; weight decay on kernels and embeddings enters the momentum, as in PyTorch's SGD."""
+  return optax.chain(
+    optax.add_decayed_weights(weight_decay, mask=_decayed),
+    optax.trace(decay=momentum, nesterov=nesterov),
+  )
 
 
 def schedule(
@@ -66,16 +76,14 @@ def make_optimizer(
   direction: optax.GradientTransformation,
   rate: optax.Schedule,
   *,
-  weight_decay: float = 0.0,
   clip_norm: float | None = None,
   groups: Sequence[Mapping[str, Any]] = (),
 ) -> optax.GradientTransformation:
-  """Chains clipping, an update direction, decoupled weight decay, the schedule and groups.
+  """Chains clipping, an update direction, the learning rate and parameter groups.
 
   Args:
     direction: such as `adamw()`.
     rate: learning rate by step.
-    weight_decay: times the learning rate; on kernels and embeddings only.
     clip_norm: global norm above which gradients are scaled down; None does not clip.
     groups: mappings with `pattern`, a regular expression searched in a parameter's path (as
       "student/head/kernel" or "objective/..."), and `scale`, which multiplies its learning rate (0
@@ -90,10 +98,7 @@ def make_optimizer(
   """
   compiled = [_group(group, index) for index, group in enumerate(groups)]
   parts = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
-  parts += [direction]
-  if weight_decay:
-    parts += [optax.add_decayed_weights(weight_decay, mask=_decayed)]
-  parts += [optax.scale_by_learning_rate(rate)]
+  parts += [direction, optax.scale_by_learning_rate(rate)]
   if compiled:
     parts += [_scale_groups(compiled)]
   return optax.chain(*parts)

@@ -1,0 +1,63 @@
+"""The fields that every config has, with their defaults."""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  """A config without a student: each experiment fills in what is its own."""
+  config = ConfigDict()
+  config.seed = 0
+  config.total_steps = 1000
+  config.batch_size = 128
+  # Sizes of the mesh axes; -1 fills with the devices that are left.
+  config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
+  config.data = {
+    "name": "digits",
+    "path": "",  # a folder; "" is the source's default
+    "seed": 0,  # of splits and hidden labels, so that they stay when config.seed changes
+    "label_fraction": 1.0,  # share of the training images whose label is known
+    "labelled_only": False,  # leave the others out
+    "validation_fraction": 0.0,  # share of the training images held out from training
+    "augment": (),
+    "threads": 1,
+  }
+  config.student = ConfigDict(convert_dict=True)
+  config.teacher = {
+    "kind": "frozen",  # or "ema": the student's moving average
+    "model": ConfigDict(),
+    "checkpoint": "",  # folder of a finished run (or several: an ensemble); "" trains it first
+    "count": 1,  # teachers to train; more than one is an ensemble
+    "dtype": "float32",  # in which its weights are kept
+    "decay": 0.999,  # of kind "ema"
+    "train": {  # what differs from this config in the run that trains it
+      "objective": {"name": "cross_entropy"},
+    },
+  }
+  config.objective = {"name": "cross_entropy"}
+  config.program = {"name": "distill"}
+  config.optimizer = {
+    "name": "adamw",
+    "learning_rate": 1e-3,
+    "schedule": "cosine",  # or "linear", "constant"
+    "warmup_steps": 0,
+    "weight_decay": 1e-4,
+    "clip_norm": 1.0,
+    "accumulate": 1,
+  }
+  config.checkpoint = {"every": 200, "keep_last": 2, "keep_best": 1}
+  config.eval = {
+    "every": 200,
+    "batch_size": 256,
+    "log_every": 20,
+    "best_metric": "accuracy",
+    "higher_is_better": True,
+  }
+  # What the method is compared with: overrides of this config.
+  config.baseline = {"objective": {"name": "cross_entropy"}}
+  config.compare = {
+    "title": "",
+    "names": {"baseline": "student_alone", "method": "student_distilled"},
+    "train_baseline": False,  # launch.train trains the baseline as well
+    "vectorize": True,  # launch.compare runs all seeds in one compiled program
+  }
+  return config

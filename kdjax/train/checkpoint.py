@@ -1,0 +1,265 @@
+"""Checkpoints: Orbax behind a thin layer that knows one state, falls back and says why."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from orbax.checkpoint import checkpoint_managers as policies
+
+from kdjax.errors import KdjaxError
+
+PyTree = Any
+META = "meta"
+ASIDE = "damaged"
+FOLDER = "checkpoints"
+
+
+class Restored(NamedTuple):
+  """A checkpoint read back: its items on their mesh, and the JSON saved beside them."""
+
+  step: int
+  items: dict[str, PyTree]
+  meta: Mapping[str, Any]
+
+
+def fingerprint(tree: PyTree) -> str:
+  """SHA-256 over the paths, types, shapes and bytes of a pytree of arrays, read to this host."""
+  digest = hashlib.sha256()
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  for path, leaf in sorted(leaves, key=lambda item: jax.tree_util.keystr(item[0])):
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+      leaf = jax.experimental.multihost_utils.process_allgather(leaf, tiled=True)
+    array = np.asarray(leaf)
+    digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+    digest.update(np.ascontiguousarray(array).tobytes())
+  return digest.hexdigest()
+
+
+def shapes_of(tree: PyTree) -> dict[str, str]:
+  """Path to "dtype[shape]" of every leaf: what an architecture looks like on disk."""
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
+
+
+def writable(folder: Path) -> None:
+  """Makes the folder; raises KdjaxError naming it when it cannot be written to."""
+  probe = folder / f".write-test-{os.getpid()}"
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    probe.write_bytes(b"")
+    probe.unlink()
+  except OSError as error:
+    raise KdjaxError(
+      f"cannot write to {folder}: {error.strerror or error}; choose another --workdir"
+    ) from None
+
+
+class Checkpoints:
+  """The checkpoints of one run: saved in the background, restored onto any mesh.
+
+  Every field of the state is one Orbax item; strings and numbers that describe the run lie beside
+  them as JSON. The best checkpoints by a metric and the newest ones are kept.
+  """
+
+  def __init__(
+    self,
+    folder: Path,
+    *,
+    keep_last: int = 2,
+    keep_best: int = 1,
+    best_metric: str = "accuracy",
+    higher_is_better: bool = True,
+    timeout_seconds: int = 600,
+    read_only: bool = False,
+  ):
+    self.folder = Path(folder).absolute()
+    if not read_only:
+      writable(self.folder)
+    keep = [policies.LatestN(max(keep_last, 1))]
+    if keep_best:
+      best = policies.BestN(
+        get_metric_fn=lambda metrics: metrics[best_metric],
+        reverse=not higher_is_better,
+        n=keep_best,
+        keep_checkpoints_without_metrics=False,
+      )
+      keep.append(best)
+    self._metric, self._read_only = best_metric, read_only
+    self._manager = ocp.CheckpointManager(
+      self.folder,
+      options=ocp.CheckpointManagerOptions(
+        preservation_policy=policies.AnyPreservationPolicy(keep),
+        async_options=ocp.AsyncOptions(timeout_secs=timeout_seconds),
+        cleanup_tmp_directories=not read_only,
+        create=not read_only,
+        read_only=read_only,
+      ),
+    )
+
+  def steps(self) -> list[int]:
+    """Steps that have a finished checkpoint, oldest first."""
+    return sorted(self._manager.all_steps())
+
+  def save(
+    self, step: int, state: Any, meta: Mapping[str, Any], metrics: Mapping[str, float] | None
+  ) -> None:
+    """Saves in the background; returns once the state is copied and may be donated."""
+    items = {
+      name: ocp.args.StandardSave(value)
+      for name, value in state._asdict().items()
+      if jax.tree.leaves(value)
+    }
+    meta = dict(meta) | {"shapes": shapes_of(state._asdict())}
+    metric = {k: float(v) for k, v in (metrics or {}).items() if k == self._metric}
+    with self._errors(step):
+      saved = self._manager.save(
+        step,
+        args=ocp.args.Composite(**{META: ocp.args.JsonSave(meta)}, **items),
+        metrics=metric or None,
+      )
+      if not saved:
+        raise KdjaxError(
+          f"the checkpoint of step {step} was not saved to {self.folder}: a checkpoint of that"
+          f" step or a later one is there already (steps {self.steps()})"
+        )
+
+  def wait(self) -> None:
+    """Blocks until the last save is on disk."""
+    with self._errors(None):
+      self._manager.wait_until_finished()
+
+  def check(self) -> None:
+    """Raises KdjaxError when a save in the background has failed."""
+    with self._errors(None):
+      self._manager.check_for_errors()
+
+  def close(self) -> None:
+    self.wait()
+    self._manager.close()
+
+  def reached_preemption(self, step: int) -> bool:
+    """Whether all processes are to save and stop at this step."""
+    return self._manager.reached_preemption(step)
+
+  def restore(
+    self,
+    shapes: Mapping[str, PyTree],
+    shardings: Mapping[str, PyTree],
+    *,
+    matches: Callable[[Mapping[str, Any]], None] = lambda meta: None,
+  ) -> Restored | None:
+    """The newest checkpoint that can be read, on the given shardings; None without any.
+
+    Args:
+      shapes: the wanted items, fields of the state, with the shape and dtype of every leaf; some
+        items or all.
+      shardings: a `NamedSharding` per leaf; need not be those it was saved with.
+      matches: `matches(meta)` raises KdjaxError when the checkpoint belongs to another run.
+
+    Returns:
+      The checkpoint. Damaged ones that are newer are moved aside, and a warning names them.
+
+    Raises:
+      KdjaxError: a checkpoint of another architecture, or no readable one among those there.
+    """
+    target = {
+      name: jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes[name],
+        shardings[name],
+      )
+      for name in shapes
+    }
+    full = {name: value for name, value in target.items() if jax.tree.leaves(value)}
+    args = {name: ocp.args.StandardRestore(value) for name, value in full.items()}
+    failed: dict[int, str] = {}
+    for step in reversed(self.steps()):
+      try:
+        meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
+        meta = meta[META]
+        matches(meta)
+        saved = {k: v for k, v in meta["shapes"].items() if k.partition("/")[0] in target}
+        check_shapes(saved, shapes_of(full), self.folder / str(step))
+        found = self._manager.restore(step, args=ocp.args.Composite(**args))
+      except KdjaxError:
+        raise
+      except Exception as error:  # Orbax, tensorstore and JSON each raise classes of their own
+        failed[step] = f"{type(error).__name__}: {_first_line(error)}"
+        continue
+      self._set_aside(failed)
+      return Restored(step, {n: found[n] if n in full else target[n] for n in target}, meta)
+    if failed:
+      raise KdjaxError(
+        f"no checkpoint in {self.folder} can be read ({failed}). Mend the disk, or delete the"
+        " folder to start again"
+      )
+    return None
+
+  def read_meta(self) -> dict[str, Any]:
+    """The JSON of the newest checkpoint in which it can be read; {} without any."""
+    for step in reversed(self.steps()):
+      with contextlib.suppress(OSError, ValueError, KeyError):
+        args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+        return self._manager.restore(step, args=args)[META]
+    return {}
+
+  def _set_aside(self, failed: Mapping[int, str]) -> None:
+    # Only once an older one has been read: a fault of this host must not cost good checkpoints.
+    for step, reason in failed.items():
+      aside = self.folder / f"{ASIDE}-{step}"
+      logging.warning(
+        "checkpoint %d in %s is damaged (%s); using the one before", step, self.folder, reason
+      )
+      if jax.process_index() == 0 and not self._read_only:
+        shutil.rmtree(aside, ignore_errors=True)
+        (self.folder / str(step)).rename(aside)
+    if failed and not self._read_only:
+      self._manager.reload()
+
+  @contextlib.contextmanager
+  def _errors(self, step: int | None) -> Iterator[None]:
+    try:
+      yield
+    except KdjaxError:
+      raise
+    except Exception as error:  # a background save may raise anything
+      what = "a checkpoint" if step is None else f"the checkpoint of step {step}"
+      raise KdjaxError(
+        f"could not save {what} to {self.folder}: {type(error).__name__}:"
+        f" {_first_line(error)}. Free space or mend the disk and run the same"
+        f" command again; the checkpoints of steps {self._on_disk()} are usable"
+      ) from error
+
+  def _on_disk(self) -> list[int]:
+    return sorted(int(p.name) for p in self.folder.iterdir() if p.name.isdigit())
+
+
+def _first_line(error: Exception) -> str:
+  return (str(error).strip().splitlines() or [""])[0][:300]
+
+
+def check_shapes(saved: Mapping[str, str], wanted: Mapping[str, str], where: Path) -> None:
+  """Raises KdjaxError listing the first leaves in which two architectures differ."""
+  differing = [
+    f"{name}: saved {saved.get(name, 'nothing')}, wanted {wanted.get(name, 'nothing')}"
+    for name in sorted(set(saved) | set(wanted))
+    if saved.get(name) != wanted.get(name)
+  ]
+  if differing:
+    more = f" (and {len(differing) - 5} more)" if len(differing) > 5 else ""
+    raise KdjaxError(
+      f"the checkpoint {where} is of another architecture: {'; '.join(differing[:5])}{more}."
+      " Use the config it was trained with, or another --workdir"
+    )

@@ -1,0 +1,169 @@
+"""A whole job: the teacher, the student alone if asked for, the student distilled, the report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from kdjax.teachers import Teacher
+from kdjax.train import report
+from kdjax.train.build import build_program
+from kdjax.train.checkpoint import fingerprint, writable
+from kdjax.train.config import Config, check_config, identity, merge
+from kdjax.train.loop import compile_program
+from kdjax.train.mesh import check_batch, make_mesh
+from kdjax.train.metrics import curves
+from kdjax.train.pretrained import build_teacher
+from kdjax.train.stage import Stop, train, versions
+from kdjax.train.streams import load_data, open_data
+
+
+def run_job(config: Config, workdir: Path, *, stop: Stop = lambda: False) -> dict[str, Any]:
+  """Runs a config to its end, from wherever an earlier start left off.
+
+  The teacher is trained once into WORKDIR/teacher (or loaded from `config.teacher.checkpoint`), the
+  config's baseline into WORKDIR/<its name> when `config.compare.train_baseline` is set, and the
+  method into WORKDIR itself.
+
+  Args:
+    config: a plain mapping (see `configs/base.py`).
+    workdir: everything is written here.
+    stop: asked after every step; True saves and raises Interrupted.
+
+  Returns:
+    What `report.json` holds.
+
+  Raises:
+    KdjaxError: a mistake in config, data, checkpoint or disk; before compute where it can be known.
+    Interrupted: stopped, with a checkpoint.
+  """
+  started = time.time()
+  check_config(config)
+  writable(workdir)
+  names = config["compare"]["names"]
+  runs = [("method", workdir)]
+  if config["compare"]["train_baseline"]:
+    runs.insert(0, ("baseline", workdir / names["baseline"]))
+  for variant, _ in runs:
+    dry_run(variant_of(config, variant))
+  teacher, results, folders = prepare_teacher(config, workdir, stop=stop)
+
+  reliability, agreement = {}, {}
+  for variant, folder in runs:
+    row = names[variant]
+    run_config = variant_of(config, variant)
+    result, _ = train(run_config, folder, teacher, name=row, stop=stop)
+    folders[row] = folder
+    own, told = split_metrics(result.evaluation)
+    results[row] = own
+    if told:
+      results["teacher"] = results.get("teacher", {}) | told
+    for who, prefix in ((row, ""), ("teacher", "teacher/")):
+      if f"{prefix}reliability/accuracy" in result.evaluation:
+        reliability[who] = _reliability(result.evaluation, prefix)
+    if "agreement" in own:
+      agreement[row] = {
+        "agreement": own["agreement"],
+        "matrix": result.evaluation.get("agreement/matrix"),
+      }
+  order = ["teacher", names["baseline"], names["method"]]
+  results = {row: results[row] for row in order if row in results}
+  info = {
+    "params_sha256": fingerprint(result.state.params),
+    "step": int(result.state.step),
+    "seconds": round(time.time() - started, 2),
+    "device": _device(),
+    "versions": versions(),
+    "config": identity(config) | {"teacher": config["teacher"]},
+  }
+  if jax.process_index() == 0:
+    report.write_report(
+      workdir,
+      title=config["compare"]["title"],
+      results=results,
+      curves={row: curves(folder / "metrics.jsonl") for row, folder in folders.items()},
+      reliability=reliability,
+      agreement=agreement,
+      info=info,
+    )
+  return {"results": results, **info}
+
+
+def variant_of(config: Config, variant: str) -> Config:
+  """The config of the "method" (itself) or of its "baseline" (with its overrides)."""
+  return merge(config, config["baseline"]) if variant == "baseline" else config
+
+
+def teacher_config(config: Config, index: int = 0) -> Config:
+  """The config of the run that trains the teacher (the `index`-th of an ensemble)."""
+  spec = config["teacher"]
+  own = merge(config, spec["train"])
+  return own | {
+    "student": spec["model"],
+    "seed": own["seed"] + 1000 + index,  # a teacher is not the student's twin
+    "program": {"name": "distill"},
+  }
+
+
+def dry_run(config: Config) -> None:
+  """Traces a run without computing anything, so that mistakes cost nothing.
+
+  Raises:
+    KdjaxError: whatever is wrong with the config, its data or the mesh.
+  """
+  mesh = make_mesh(**config["mesh"])
+  check_batch(config["batch_size"], mesh)
+  data = load_data(config["data"])
+  teacher = None
+  if config["teacher"]:
+    teacher = build_teacher(config, data.whole, abstract=True)
+    if config["teacher"]["kind"] != "ema" and not config["teacher"]["checkpoint"]:
+      own = teacher_config(config)
+      build_program(own, load_data(own["data"]).whole, None)
+  program, _ = build_program(config, data.whole, teacher)
+  stream = open_data(config, data, mesh, program.streams).stream
+  batch = jax.eval_shape(lambda: jax.tree.map(jax.numpy.asarray, next(stream)))
+  compile_program(program, mesh, batch)
+
+
+def prepare_teacher(
+  config: Config, workdir: Path, *, stop: Stop
+) -> tuple[Teacher | None, dict[str, dict], dict[str, Path]]:
+  """The teacher of a config, loaded or trained; (teacher, result rows, run folders)."""
+  spec = config["teacher"]
+  results: dict[str, dict] = {}
+  folders: dict[str, Path] = {}
+  if spec and spec["kind"] != "ema" and not spec["checkpoint"]:
+    for index in range(spec["count"]):
+      row = "teacher" if spec["count"] == 1 else f"teacher_{index}"
+      folders[row] = workdir / row
+      result, _ = train(teacher_config(config, index), folders[row], None, name=row, stop=stop)
+      results[row], _ = split_metrics(result.evaluation)
+  if not spec:
+    return None, results, folders
+  data = load_data(config["data"]).whole
+  return build_teacher(config, data, trained=list(folders.values())), results, folders
+
+
+def split_metrics(evaluation: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
+  """(the student's scalars, the teacher's) from one evaluation."""
+  scalars = {name: value for name, value in evaluation.items() if isinstance(value, float)}
+  told = {k.removeprefix("teacher/"): v for k, v in scalars.items() if k.startswith("teacher/")}
+  return {k: v for k, v in scalars.items() if not k.startswith("teacher/")}, told
+
+
+def _reliability(evaluation: Mapping[str, Any], prefix: str) -> dict[str, np.ndarray]:
+  return {
+    name: np.asarray(evaluation[f"{prefix}reliability/{name}"])
+    for name in ("accuracy", "confidence", "count")
+  }
+
+
+def _device() -> str:
+  devices = jax.devices()
+  return f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"

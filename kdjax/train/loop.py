@@ -1,0 +1,288 @@
+"""The one training loop: runs any program, knows nothing about distillation."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from kdjax.evaluation.classification import finalize
+from kdjax.programs.base import Program
+from kdjax.train import metrics as metric_lib
+from kdjax.train.checkpoint import Checkpoints
+from kdjax.train.mesh import STUDENT_RULES, TEACHER_RULES, batch_sharding, place, shardings
+
+PyTree = Any
+
+
+class Stream(Protocol):
+  """Training batches without end, with a position that can be saved."""
+
+  def __next__(self) -> PyTree: ...
+  def get_state(self) -> Any: ...
+  def set_state(self, state: Any) -> None: ...
+
+
+class Data(NamedTuple):
+  """What a run reads.
+
+  Attributes:
+    stream: training batches of this process's rows.
+    evaluation: makes one pass over the evaluation data; padded batches with a `mask`.
+    training_pass: makes one pass over the training data, for programs that prepare.
+  """
+
+  stream: Stream
+  evaluation: Callable[[], Iterable[PyTree]]
+  training_pass: Callable[[], Iterable[PyTree]]
+
+
+class Schedule(NamedTuple):
+  """When things happen, in steps."""
+
+  total_steps: int
+  log_every: int = 20
+  eval_every: int = 200
+  save_every: int = 200
+
+
+class Interrupted(Exception):
+  """The run was asked to stop; its checkpoint is on disk."""
+
+  def __init__(self, step: int, folder: Path):
+    super().__init__(f"saved step {step} to {folder} and stopped; run the same command to go on")
+
+
+class RunResult(NamedTuple):
+  """What a finished run leaves.
+
+  Attributes:
+    state: the final state, on the mesh.
+    evaluation: the final metrics; vectors (as reliability bins) are NumPy arrays.
+    seconds: spent by this process, start-up included.
+    steps_run: steps done by this process.
+  """
+
+  state: Any
+  evaluation: dict[str, Any]
+  seconds: float
+  steps_run: int
+
+
+class Compiled(NamedTuple):
+  """A program's functions, jitted with explicit shardings."""
+
+  init: Callable
+  step: Callable
+  evaluate: Callable
+  prepare: Callable | None
+  frozen: PyTree
+  abstract_state: Any
+  state_shardings: Any
+  batch_sharding: Any
+
+
+def compile_program(program: Program, mesh: Mesh, batch: PyTree) -> Compiled:
+  """Lays a program out on a mesh.
+
+  Args:
+    program: any.
+    mesh: where to run it.
+    batch: a global training batch, or its shapes.
+
+  Returns:
+    Its functions. `step` donates the state; `init` takes a key. Nothing is compiled before its
+    first call, and then once.
+  """
+  shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
+
+  def init(rng):
+    return program.init(rng, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes))
+
+  abstract = jax.eval_shape(init, jax.random.key(0))
+  state_sh = shardings(abstract, program.axes(abstract), STUDENT_RULES, mesh)
+  frozen_sh = shardings(program.frozen, program.frozen_axes, TEACHER_RULES, mesh)
+  batch_sh = batch_sharding(mesh)
+  whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  reads = (state_sh, frozen_sh, batch_sh)
+  prepare = None
+  if program.prepare is not None:
+    prepare = jax.jit(program.prepare, in_shardings=reads, out_shardings=state_sh, donate_argnums=0)
+  return Compiled(
+    init=jax.jit(init, out_shardings=state_sh),
+    step=jax.jit(
+      program.step, in_shardings=reads, out_shardings=(state_sh, whole), donate_argnums=0
+    ),
+    evaluate=jax.jit(program.evaluate, in_shardings=reads, out_shardings=whole),
+    prepare=prepare,
+    frozen=jax.device_put(program.frozen, frozen_sh),
+    abstract_state=abstract,
+    state_shardings=state_sh,
+    batch_sharding=batch_sh,
+  )
+
+
+def evaluate(compiled: Compiled, state: Any, batches: Iterable[PyTree]) -> dict[str, Any]:
+  """One pass over evaluation batches; returns finished metrics."""
+  total: dict[str, Any] = {}
+  for batch in batches:
+    pairs = compiled.evaluate(state, compiled.frozen, place(batch, compiled.batch_sharding))
+    metric_lib.add(total, jax.device_get(pairs))
+  return finalize(total)
+
+
+def run(
+  program: Program,
+  data: Data,
+  mesh: Mesh,
+  schedule: Schedule,
+  checkpoints: Checkpoints,
+  *,
+  workdir: Path,
+  seed: int,
+  meta: Mapping[str, Any],
+  matches: Callable[[Mapping[str, Any]], None],
+  name: str = "train",
+  stop: Callable[[], bool] = lambda: False,
+) -> RunResult:
+  """Trains to `schedule.total_steps`, from the newest checkpoint if there is one.
+
+  Args:
+    program: what to train.
+    data: batches.
+    mesh: devices.
+    schedule: how long, and how often to log, evaluate and save.
+    checkpoints: where to; the last step is always saved.
+    workdir: for `metrics.jsonl` and TensorBoard events.
+    seed: of the initial state.
+    meta: JSON stored with every checkpoint.
+    matches: raises KdjaxError for the meta of a checkpoint of another run.
+    name: shown on the progress bar.
+    stop: asked after every step; True saves and raises Interrupted.
+
+  Returns:
+    The final state and its evaluation.
+
+  Raises:
+    KdjaxError: non-finite loss, a failed save, a checkpoint that does not fit.
+    Interrupted: when asked to stop, with a checkpoint of the last finished step on disk.
+  """
+  started = time.monotonic()
+  position = data.stream.get_state()
+  first = next(data.stream)
+  data.stream.set_state(position)
+  batch_shape = jax.eval_shape(lambda b: b, place(first, batch_sharding(mesh)))
+  compiled = compile_program(program, mesh, batch_shape)
+
+  restored = checkpoints.restore(compiled.abstract_state, compiled.state_shardings, matches=matches)
+  if restored is None:
+    step, state = 0, compiled.init(jax.random.key(seed))
+    if compiled.prepare is not None:
+      for batch in data.training_pass():
+        state = compiled.prepare(state, compiled.frozen, place(batch, compiled.batch_sharding))
+  else:
+    step, state = restored.step, type(compiled.abstract_state)(**restored.items)
+    data.stream.set_state(restored.meta["data"])
+    logging.info("%s: resumed at step %d of %d", name, step, schedule.total_steps)
+
+  log = metric_lib.MetricLog(workdir, resume_step=step, write=jax.process_index() == 0)
+  first_step = step
+  latest: dict[str, Any] = {}
+  with _progress(schedule, step, name) as bar:
+    window = _Window(schedule, log, bar, _rows(batch_shape))
+    while step < schedule.total_steps:
+      batch = place(next(data.stream), compiled.batch_sharding)
+      state, pairs = compiled.step(state, compiled.frozen, batch)
+      step += 1
+      bar.update()
+      window.push(step, pairs)
+      last = step == schedule.total_steps
+      stopping = checkpoints.reached_preemption(step) if jax.process_count() > 1 else stop()
+      due = {"eval": step % schedule.eval_every == 0, "save": step % schedule.save_every == 0}
+      evaluation = None
+      if due["eval"] or last:
+        window.flush()
+        evaluation = latest = evaluate(compiled, state, data.evaluation())
+        log.write(step, "eval", _scalars(evaluation))
+      if due["save"] or last or stopping:
+        window.flush()  # a state that came with a non-finite loss is never saved
+        saved = dict(meta) | {"step": step, "data": data.stream.get_state()}
+        checkpoints.save(step, state, saved, evaluation and _scalars(evaluation))
+      if stopping and not last:
+        checkpoints.wait()
+        log.close()
+        raise Interrupted(step, checkpoints.folder)
+  checkpoints.wait()
+  log.close()
+  if not latest:  # already finished before this process started
+    latest = evaluate(compiled, state, data.evaluation())
+  return RunResult(state, latest, time.monotonic() - started, step - first_step)
+
+
+class _Window:
+  """Metrics of the steps since the last row, fetched a step late so that no step waits for them."""
+
+  def __init__(self, schedule: Schedule, log: metric_lib.MetricLog, bar: tqdm, rows: int):
+    self._schedule, self._log, self._bar, self._rows = schedule, log, bar, rows
+    self._pending: list[tuple[int, Any]] = []
+    self._total: dict[str, Any] = {}
+    self._last = (time.monotonic(), bar.n)
+
+  def push(self, step: int, pairs: Any) -> None:
+    self._pending.append((step, pairs))
+    if (step - 1) % self._schedule.log_every == 0 and len(self._pending) > 1:
+      self._fetch(self._pending[:-1])
+      self._pending = self._pending[-1:]
+
+  def flush(self) -> None:
+    """Waits for every step so far."""
+    self._fetch(self._pending)
+    self._pending = []
+
+  def _fetch(self, pending: list[tuple[int, Any]]) -> None:
+    for step, pairs in zip(
+      [s for s, _ in pending], jax.device_get([p for _, p in pending]), strict=True
+    ):
+      metric_lib.check_finite(step, pairs)
+      metric_lib.add(self._total, pairs)
+      if step % self._schedule.log_every == 0 or step == self._schedule.total_steps:
+        self._row(step)
+
+  def _row(self, step: int) -> None:
+    values = metric_lib.divide(self._total)
+    self._total = {}
+    now, (then, before) = time.monotonic(), self._last
+    self._last = (now, step)
+    rate = (step - before) * self._rows / max(now - then, 1e-9)
+    self._log.write(step, "train", values | {"examples_per_second": rate})
+    self._bar.set_postfix({"loss": f"{values['loss']:.4f}", "ex/s": f"{rate:,.0f}"}, refresh=False)
+
+
+def _rows(batch_shape: PyTree) -> int:
+  return jax.tree.leaves(batch_shape)[0].shape[0]
+
+
+def _scalars(values: Mapping[str, Any]) -> dict[str, float]:
+  return {name: value for name, value in values.items() if isinstance(value, float)}
+
+
+def _progress(schedule: Schedule, step: int, name: str) -> tqdm:
+  # A terminal sees a moving bar; a log file a line now and then.
+  slow = not sys.stderr.isatty()
+  return tqdm(
+    total=schedule.total_steps,
+    initial=step,
+    desc=name,
+    unit="step",
+    mininterval=10 if slow else 0.2,
+    ascii=slow or None,
+    disable=jax.process_index() != 0,
+  )

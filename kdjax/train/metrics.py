@@ -1,0 +1,99 @@
+"""Metrics on their way out: summed as pairs, divided once, written to JSONL and TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorboardX
+
+from kdjax.errors import KdjaxError
+
+Pairs = Mapping[str, tuple[Any, Any]]
+
+
+def add(total: dict[str, Any], pairs: Pairs) -> dict[str, Any]:
+  """Adds (sum, count) pairs to a running total of them, in float64 on the host."""
+  for name, (num, den) in pairs.items():
+    old_num, old_den = total.get(name, (0.0, 0.0))
+    total[name] = (old_num + np.asarray(num, np.float64), old_den + np.asarray(den, np.float64))
+  return total
+
+
+def divide(total: Pairs) -> dict[str, float]:
+  """Scalar pairs as means; entries that counted nothing, and vectors, are left out."""
+  return {name: float(num / den) for name, (num, den) in total.items() if np.ndim(num) == 0 and den}
+
+
+def check_finite(step: int, pairs: Pairs) -> None:
+  """Raises KdjaxError naming the step and the terms that are not finite."""
+  bad = [name for name, (num, _) in pairs.items() if not np.all(np.isfinite(num))]
+  if bad:
+    terms = [name for name in bad if name.startswith("loss/")] or bad
+    raise KdjaxError(
+      f"non-finite values at step {step} in {', '.join(terms)}; earlier checkpoints are kept."
+      " Lower config.optimizer.learning_rate or set config.optimizer.clip_norm"
+    )
+
+
+class MetricLog:
+  """Writes one run's metrics: `metrics.jsonl` and TensorBoard events, from one process.
+
+  Resuming at a step drops what was logged after it, so the files end as if nothing had happened.
+  """
+
+  def __init__(self, folder: Path, *, resume_step: int, write: bool):
+    self._file = self._events = None
+    if not write:
+      return
+    path = folder / "metrics.jsonl"
+    kept = [row for row in read_metrics(path) if row["step"] <= resume_step]
+    scratch = path.with_suffix(".tmp")
+    scratch.write_text("".join(json.dumps(row) + "\n" for row in kept))
+    os.replace(scratch, path)
+    self._file = path.open("a", buffering=1)
+    self._events = tensorboardX.SummaryWriter(
+      str(folder / "tensorboard"), purge_step=resume_step + 1, write_to_disk=True
+    )
+
+  def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
+    """One row: step, split ("train" or "eval") and the values that are finite."""
+    if self._file is None:
+      return
+    row = {name: value for name, value in values.items() if math.isfinite(value)}
+    self._file.write(json.dumps({"step": step, "split": split, **row}) + "\n")
+    for name, value in row.items():
+      self._events.add_scalar(f"{split}/{name}", value, step)
+
+  def close(self) -> None:
+    if self._file is not None:
+      self._file.close()
+      self._events.close()
+
+
+def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
+  """The rows of a `metrics.jsonl`; a last line cut off by a kill is left out."""
+  if not path.exists():
+    return
+  with path.open() as lines:
+    for line in lines:
+      try:
+        yield json.loads(line)
+      except json.JSONDecodeError:
+        return
+
+
+def curves(path: Path) -> dict[str, tuple[list[int], list[float]]]:
+  """`split/metric` to (steps, values)."""
+  series: dict[str, tuple[list[int], list[float]]] = {}
+  for row in read_metrics(path):
+    for name in row.keys() - {"step", "split"}:
+      steps, values = series.setdefault(f"{row['split']}/{name}", ([], []))
+      steps.append(row["step"])
+      values.append(row[name])
+  return series

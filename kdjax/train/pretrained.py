@@ -1,0 +1,96 @@
+"""A teacher from config: an average of the student, or models read from checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from kdjax import teachers
+from kdjax.data.base import DataSet
+from kdjax.errors import KdjaxError
+from kdjax.models.base import Model, ModelVars
+from kdjax.teachers import Teacher
+from kdjax.train.build import build_model
+from kdjax.train.checkpoint import FOLDER, Checkpoints
+from kdjax.train.config import Config
+from kdjax.train.mesh import TEACHER_RULES, make_mesh, shardings
+
+
+def build_teacher(
+  config: Config, data: DataSet, *, trained: Sequence[Path] = (), abstract: bool = False
+) -> Teacher:
+  """The teacher that `config.teacher` describes.
+
+  Args:
+    config: the whole config.
+    data: gives class count and image shape.
+    trained: folders of the runs that trained it, unless `config.teacher.checkpoint` is given.
+    abstract: shapes instead of weights; nothing is read.
+
+  Raises:
+    KdjaxError: an unknown kind, or a checkpoint that is not there or does not fit.
+  """
+  spec = config["teacher"]
+  if spec["kind"] == "ema":
+    return teachers.ema(build_model(config["student"], data, "config.student"), decay=spec["decay"])
+  if spec["kind"] != "frozen":
+    raise KdjaxError(
+      f"config.teacher.kind = {spec['kind']!r} does not exist; what exists: ema, frozen"
+    )
+  model = build_model(spec["model"], data, "config.teacher.model")
+  given = [Path(path) for path in _paths(spec["checkpoint"])]
+  folders = given or list(trained)
+  if abstract:
+    weights = [jax.eval_shape(model.init, jax.random.key(0))] * (len(given) or spec["count"])
+    for folder in given:
+      find_checkpoints(folder)
+  else:
+    mesh = make_mesh(**config["mesh"])
+    weights = [load_model(folder, model, mesh, TEACHER_RULES) for folder in folders]
+  members = [_cast(model, w, spec["dtype"], abstract) for w in weights]
+  return members[0] if len(members) == 1 else teachers.ensemble(members)
+
+
+def _cast(model: Model, weights: ModelVars, dtype: str | None, abstract: bool) -> Teacher:
+  if not abstract:
+    return teachers.frozen(model, weights, dtype=dtype)
+  shape = jax.eval_shape(lambda w: teachers.frozen(model, w, dtype=dtype).frozen, weights)
+  return teachers.frozen(model, shape)
+
+
+def _paths(checkpoint: str | Sequence[str]) -> list[str]:
+  return [p for p in ([checkpoint] if isinstance(checkpoint, str) else checkpoint) if p]
+
+
+def find_checkpoints(folder: Path) -> Path:
+  """The checkpoint folder in or at `folder`; raises KdjaxError when there is none."""
+  for candidate in (folder / FOLDER, folder):
+    if candidate.is_dir() and any(child.name.isdigit() for child in candidate.iterdir()):
+      return candidate
+  raise KdjaxError(
+    f"no checkpoint in {folder}: give the folder of a finished run, or its {FOLDER} folder"
+  )
+
+
+def load_model(folder: Path, model: Model, mesh, rules: Mapping[str, Any]) -> ModelVars:
+  """A model's weights from a run's newest readable checkpoint: its moving average where it has one.
+
+  Raises:
+    KdjaxError: no checkpoint there, none readable, or another architecture.
+  """
+  abstract = jax.eval_shape(model.init, jax.random.key(0))
+  placed = shardings(abstract, model.axes(), rules, mesh)
+  checkpoints = Checkpoints(find_checkpoints(folder), read_only=True)
+  names = {"params": "params", "model_state": "state"}
+  newest = checkpoints.read_meta()
+  if any(name.startswith("ema/") for name in newest["shapes"]):
+    names = {"ema": "params", "model_state": "state"}
+  found = checkpoints.restore(
+    {item: getattr(abstract, field) for item, field in names.items()},
+    {item: getattr(placed, field) for item, field in names.items()},
+  )
+  checkpoints.close()
+  return ModelVars(**{field: found.items[item] for item, field in names.items()})

@@ -1,0 +1,109 @@
+"""One run of one config: the program, its data, its checkpoints, the loop."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+
+from kdjax.errors import KdjaxError
+from kdjax.programs.base import Program
+from kdjax.programs.replicate import replicate
+from kdjax.teachers import Teacher
+from kdjax.train.build import build_program
+from kdjax.train.checkpoint import FOLDER, Checkpoints, fingerprint
+from kdjax.train.config import Config, differences, identity
+from kdjax.train.loop import Interrupted, RunResult, Schedule, run
+from kdjax.train.mesh import make_mesh
+from kdjax.train.streams import load_data, open_data
+
+PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "kdjax")
+Stop = Callable[[], bool]
+
+
+def train(
+  config: Config,
+  folder: Path,
+  teacher: Teacher | None,
+  *,
+  name: str,
+  stop: Stop = lambda: False,
+  seeds: Sequence[int] | None = None,
+) -> tuple[RunResult, Program]:
+  """One run of one program, resumed where an earlier start left off.
+
+  Args:
+    config: of this run alone.
+    folder: its checkpoints, metrics and events.
+    teacher: or None.
+    name: on the progress bar.
+    stop: see `run_job`.
+    seeds: run these side by side in one program instead of `config.seed`.
+
+  Returns:
+    (result, program).
+  """
+  if stop():
+    raise Interrupted(0, folder)
+  mesh = make_mesh(**config["mesh"])
+  data = load_data(config["data"])
+  program, _ = build_program(config, data.whole, teacher)
+  if seeds is not None:
+    program = replicate(program, seeds)
+  spec = config["checkpoint"]
+  checkpoints = Checkpoints(
+    folder / FOLDER,
+    keep_last=spec["keep_last"],
+    keep_best=spec["keep_best"],
+    best_metric=config["eval"]["best_metric"],
+    higher_is_better=config["eval"]["higher_is_better"],
+  )
+  own = identity(config) | ({} if seeds is None else {"seeds": list(seeds)})
+  meta = {
+    "config": own,
+    "teacher_sha256": fingerprint(program.frozen),
+    "versions": versions(),
+    "mesh": dict(mesh.shape),
+  }
+
+  def matches(saved: Mapping[str, Any]) -> None:
+    lines = differences(saved["config"], own)
+    if saved["teacher_sha256"] != meta["teacher_sha256"]:
+      lines.append("the teacher's weights (config.teacher) are not those it was trained with")
+    if lines:
+      raise KdjaxError(
+        f"{folder / FOLDER} holds a run of another config: {'; '.join(lines[:5])}. Use the same"
+        " config to go on with it, or another --workdir to start anew"
+      )
+
+  result = run(
+    program,
+    open_data(config, data, mesh, program.streams, seeds=seeds),
+    mesh,
+    Schedule(
+      total_steps=config["total_steps"],
+      log_every=config["eval"]["log_every"],
+      eval_every=config["eval"]["every"],
+      save_every=spec["every"],
+    ),
+    checkpoints,
+    workdir=folder,
+    seed=config["seed"],
+    meta=meta,
+    matches=matches,
+    name=name,
+    stop=stop,
+  )
+  checkpoints.close()
+  logging.info("%s: done in %.1f s", name, result.seconds)
+  return result, program
+
+
+def versions() -> dict[str, str]:
+  """Version of every package whose change may change numbers."""
+  found = {package: importlib.metadata.version(package) for package in PACKAGES}
+  return {"python": platform.python_version()} | found

@@ -1,0 +1,143 @@
+"""From `config.data` to the batches of one run on one mesh."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from jax.sharding import Mesh
+
+from kdjax import data as sources
+from kdjax.data import augment, labels, pipeline
+from kdjax.data.base import DataSet
+from kdjax.errors import KdjaxError
+from kdjax.programs.replicate import interleave
+from kdjax.resolve import check_type
+from kdjax.train.build import named
+from kdjax.train.config import Config
+from kdjax.train.loop import Data
+from kdjax.train.mesh import batch_sharding, data_shard
+
+# What `config.data` holds beside the source's own arguments.
+SHARED = {
+  "seed": int,
+  "label_fraction": float,
+  "labelled_only": bool,
+  "validation_fraction": float,
+  "augment": None,
+  "threads": int,
+}
+
+
+class Splits(NamedTuple):
+  """A data set whose training labels are hidden and whose records are split as the config says."""
+
+  whole: DataSet
+  train: Any
+  validation: Any  # None without `validation_fraction`
+
+
+def load_data(spec: Mapping[str, Any]) -> Splits:
+  """The data of `config.data`; read once per process.
+
+  Raises:
+    KdjaxError: an unknown source or field, missing or damaged files, fractions out of range.
+  """
+  return _load(json.dumps(spec, sort_keys=True))
+
+
+@functools.lru_cache(maxsize=4)
+def _load(spec: str) -> Splits:
+  own = json.loads(spec)
+  shared = {name: own.pop(name) for name in SHARED if name in own}
+  for name, value in shared.items():
+    check_type(value, SHARED[name], f"config.data.{name}")
+  whole = named(sources, own, "config.data")()
+  train, validation = whole.train, None
+  if shared["validation_fraction"]:
+    train, validation = labels.split_off(train, shared["validation_fraction"], seed=shared["seed"])
+  if shared["label_fraction"] < 1:
+    train = labels.hide_labels(train, shared["label_fraction"], seed=shared["seed"])
+  if shared["labelled_only"]:
+    train = labels.labelled_only(train)
+  return Splits(whole, train, validation)
+
+
+class Together:
+  """Several streams read in step, their rows interleaved: one stream per seed of one program."""
+
+  def __init__(self, streams: Sequence[Any]):
+    self._streams = streams
+
+  def __next__(self):
+    return interleave([next(stream) for stream in self._streams])
+
+  def get_state(self):
+    return [stream.get_state() for stream in self._streams]
+
+  def set_state(self, state):
+    for stream, own in zip(self._streams, state, strict=True):
+      stream.set_state(own)
+
+
+def _augmentation(specs: Sequence[Mapping[str, Any]]):
+  parts = [named(augment, spec, f"config.data.augment[{i}]")() for i, spec in enumerate(specs)]
+  return augment.compose(*parts) if parts else None
+
+
+def open_data(
+  config: Config,
+  splits: Splits,
+  mesh: Mesh,
+  streams: Sequence[str],
+  *,
+  seeds: Sequence[int] | None = None,
+) -> Data:
+  """The training stream and evaluation passes of one run, this process's rows only.
+
+  Args:
+    config: `batch_size`, `seed`, `data` and `eval`.
+    splits: from `load_data`.
+    mesh: decides which rows are this process's.
+    streams: what the program wants, ("train",) or ("train", "validation").
+    seeds: a stream per seed, interleaved, instead of `config.seed`.
+
+  Raises:
+    KdjaxError: a validation stream without `config.data.validation_fraction`.
+  """
+  spec, batch_size = config["data"], config["batch_size"]
+  if "validation" in streams and splits.validation is None:
+    raise KdjaxError(
+      "config.program needs a validation split: set config.data.validation_fraction, such as 0.1"
+    )
+  index, count = data_shard(batch_sharding(mesh), batch_size)
+  change = _augmentation(spec["augment"])
+
+  def stream(seed: int):
+    every = {
+      name: pipeline.training_stream(
+        getattr(splits, name),
+        batch_size=batch_size,
+        seed=seed,
+        shard_index=index,
+        shard_count=count,
+        augment=change if name == "train" else None,
+        threads=spec["threads"],
+      )
+      for name in streams
+    }
+    return every["train"] if len(every) == 1 else pipeline.paired_stream(every)
+
+  def passes(source, size):
+    share = data_shard(batch_sharding(mesh), size)
+    return lambda: pipeline.evaluation_batches(
+      source, batch_size=size, shard_index=share[0], shard_count=share[1]
+    )
+
+  return Data(
+    stream=stream(config["seed"]) if seeds is None else Together([stream(s) for s in seeds]),
+    evaluation=passes(splits.whole.test, config["eval"]["batch_size"]),
+    training_pass=passes(splits.train, config["eval"]["batch_size"]),
+  )

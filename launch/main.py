@@ -1,0 +1,43 @@
+"""What every entry point shares: flags, errors without tracebacks, stopping on signals."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from kdjax.errors import KdjaxError
+from kdjax.train.loop import Interrupted
+from kdjax.train.stopping import stop_signals
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/", lock_config=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "folder for checkpoints, metrics and the report")
+
+
+def run(job: Callable[[dict, Path, Callable[[], bool]], None]) -> None:
+  """Runs `job(config, workdir, stop)` under absl.
+
+  A user's mistake ends with one message and status 2; a signal saves and ends with status 0.
+  """
+
+  def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+      raise app.UsageError(f"unexpected arguments {argv[1:]}; flags start with --")
+    logging.set_verbosity(logging.INFO)
+    logging.get_absl_handler().setFormatter(None)
+    try:
+      with stop_signals() as stop:
+        job(CONFIG.value.to_dict(), Path(WORKDIR.value), stop)
+    except KdjaxError as error:
+      print(f"error: {error}", file=sys.stderr)
+      sys.exit(2)
+    except Interrupted as stopped:
+      print(stopped, file=sys.stderr)
+
+  flags.mark_flags_as_required(["config", "workdir"])
+  jax.config.config_with_absl()
+  app.run(main)

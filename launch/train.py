@@ -1,0 +1,17 @@
+"""Trains what a config describes, or goes on with it.
+
+python -m launch.train --config=configs/quickstart.py --workdir=runs/quickstart
+"""
+
+from kdjax.train.job import run_job
+from kdjax.train.report import format_table
+from launch import main
+
+
+def job(config, workdir, stop) -> None:
+  report = run_job(config, workdir, stop=stop)
+  print(f"\n{format_table(report['results'])}\n\nreport: {workdir / 'report.html'}")
+
+
+if __name__ == "__main__":
+  main.run(job)
