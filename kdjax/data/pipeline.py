@@ -1,0 +1,295 @@
+"""Batches: without end and resumable for training, one padded pass for evaluation.
+
+Training batch k is a pure function of (seed, k). Each process reads its own block of rows of that
+batch, so the batch is the same however many processes share it, and a run may go on with another
+number of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import grain
+import numpy as np
+from grain.experimental import index_shuffle
+
+from kdjax.data.augment import Augment, augment_batch
+from kdjax.data.base import Source
+from kdjax.errors import KdjaxError
+
+Batch = dict[str, Any]
+POSITION = "global_next_index"
+
+
+class TrainingStream:
+  """Endless training batches with a position; make it with `training_stream`.
+
+  The position counts the records consumed by all processes together. It is the same on each of
+  them and says nothing of batches that were read ahead.
+  """
+
+  def __init__(self, batches: _TrainingBatches, options: _Reading):
+    self._batches, self._options = batches, options
+    self._next = 0
+    self._iterator: Any = None
+
+  def __iter__(self) -> TrainingStream:
+    return self
+
+  def __next__(self) -> Batch:
+    if self._iterator is None:
+      start = dataclasses.replace(self._batches, start=self._next)
+      self._iterator = self._options.iterate(start)
+    batch = next(self._iterator)
+    self._next += self._batches.batch_size
+    return batch
+
+  def get_state(self) -> dict[str, int]:
+    """The position after the last batch that was handed out; plain JSON."""
+    return {POSITION: self._next}
+
+  def set_state(self, state: Mapping[str, int]) -> None:
+    """Goes to a position; the number of processes and the batch size may have changed since."""
+    position = state.get(POSITION) if isinstance(state, Mapping) else None
+    if not isinstance(position, int) or position < 0:
+      raise KdjaxError(
+        f"{state!r} is no position in a data stream; {{{POSITION!r}: n}} is wanted. The checkpoint"
+        " belongs to another kind of run"
+      )
+    self.close()
+    self._next = position
+
+  def close(self) -> None:
+    """Stops reading ahead; the next batch starts it again."""
+    if self._iterator is not None:
+      self._iterator.close()
+      self._iterator = None
+
+
+class PairedStream:
+  """Several streams in step; make it with `paired_stream`."""
+
+  def __init__(self, streams: Mapping[str, TrainingStream]):
+    self._streams = dict(streams)
+
+  def __iter__(self) -> PairedStream:
+    return self
+
+  def __next__(self) -> Batch:
+    batches = {name: next(stream) for name, stream in self._streams.items()}
+    return batches.pop("train") | batches
+
+  def get_state(self) -> dict[str, Any]:
+    """The positions of all streams; plain JSON."""
+    return {name: stream.get_state() for name, stream in self._streams.items()}
+
+  def set_state(self, state: Mapping[str, Any]) -> None:
+    """Goes to the positions of all streams."""
+    if not isinstance(state, Mapping) or set(state) != set(self._streams):
+      raise KdjaxError(
+        f"{state!r} is no position in the streams {sorted(self._streams)}; the checkpoint"
+        " belongs to another kind of run"
+      )
+    for name, stream in self._streams.items():
+      stream.set_state(state[name])
+
+  def close(self) -> None:
+    """Stops reading ahead."""
+    for stream in self._streams.values():
+      stream.close()
+
+
+def training_stream(
+  source: Source,
+  *,
+  batch_size: int,
+  seed: int,
+  shard_index: int = 0,
+  shard_count: int = 1,
+  augment: Augment | None = None,
+  threads: int = 1,
+  workers: int = 0,
+) -> TrainingStream:
+  """Shuffled batches without end, reshuffled each epoch.
+
+  A batch may reach over the end of an epoch; in each epoch every record comes exactly once.
+
+  Args:
+    source: what to read.
+    batch_size: rows of the global batch, all processes together.
+    seed: of shuffling and augmentation, >= 0.
+    shard_index: this process.
+    shard_count: how many processes; divides the batch size.
+    augment: changes each record; see `kdjax.data.augment`.
+    threads: that read ahead in this process; 0 reads when asked. More than one pays for files, not
+      for arrays in memory.
+    workers: processes that read ahead, for augmentations that keep a core busy; 0 for none. The
+      source is copied to each. Needs parsed absl flags and an importable main module.
+
+  Returns:
+    A stream of dicts: image float32 [B, H, W, C], label int32 [B], index int32 [B], mask bool [B]
+    (all True), where B is batch_size / shard_count.
+
+  Raises:
+    KdjaxError: an empty source, one smaller than a batch, or a batch that does not divide.
+  """
+  _check_shares(batch_size, shard_index, shard_count)
+  if len(source) < batch_size:
+    raise KdjaxError(
+      f"config.batch_size = {batch_size} is larger than the training data ({len(source)} records);"
+      " lower it or use more records"
+    )
+  if seed < 0:
+    raise KdjaxError(f"the seed of the data is {seed}; it must be at least 0")
+  batches = _TrainingBatches(source, batch_size, seed, shard_index, shard_count, augment)
+  return TrainingStream(batches, _Reading(threads, workers))
+
+
+def paired_stream(streams: Mapping[str, TrainingStream]) -> PairedStream:
+  """Reads several streams in step, as bilevel and semi-supervised programs want.
+
+  Args:
+    streams: by name, "train" among them; each with its own source, seed, size and augmentation.
+
+  Returns:
+    A stream of the batches of "train"; every other stream's batch is nested under its name.
+
+  Raises:
+    KdjaxError: no stream "train", or a name that a batch already has.
+  """
+  if "train" not in streams:
+    raise KdjaxError(f"paired_stream got the streams {sorted(streams)}; one must be 'train'")
+  if taken := {"image", "label", "index", "mask"} & set(streams):
+    raise KdjaxError(f"the stream name(s) {sorted(taken)} are keys of a batch; choose others")
+  return PairedStream(streams)
+
+
+def evaluation_batches(
+  source: Source, *, batch_size: int, shard_index: int = 0, shard_count: int = 1, threads: int = 1
+) -> Iterator[Batch]:
+  """One pass in order, in batches of equal shape; every process gets as many of them.
+
+  Args:
+    source: what to read.
+    batch_size: rows of the global batch; may exceed the number of records.
+    shard_index: this process.
+    shard_count: how many processes; divides the batch size.
+    threads: that read ahead; 0 reads when asked.
+
+  Returns:
+    An iterator of dicts as `training_stream` gives; the last batch is filled up with zeros, index
+    -1 and mask False.
+
+  Raises:
+    KdjaxError: an empty source, or a batch that does not divide.
+  """
+  _check_shares(batch_size, shard_index, shard_count)
+  if not len(source):
+    raise KdjaxError("the evaluation data are empty; choose a split that holds records")
+  batches = _EvaluationBatches(source, batch_size, shard_index, shard_count)
+  return _closing(_Reading(threads, 0).iterate(batches))
+
+
+# Both kinds of batches are Grain sources: random access, batch by batch. One read of many records
+# is twice as fast as Grain's batching of single ones.
+
+
+@dataclasses.dataclass(frozen=True)
+class _TrainingBatches:
+  source: Source
+  batch_size: int
+  seed: int
+  shard_index: int
+  shard_count: int
+  augment: Augment | None
+  start: int = 0  # records consumed before batch 0
+
+  def __len__(self) -> int:
+    return (sys.maxsize - self.start) // self.batch_size
+
+  def __getitem__(self, k: int) -> Batch:
+    first = self.start + k * self.batch_size
+    rows = _own_rows(first, self.batch_size, self.shard_index, self.shard_count)
+    size = len(self.source)
+    records = np.array([_shuffled(row, size, self.seed) for row in rows], np.int64)
+    batch = self.source.read(records)
+    if self.augment is not None:
+      epochs = np.asarray(rows) // size
+      batch = augment_batch(batch, self.augment, seed=self.seed, epochs=epochs)
+    return batch | {"mask": np.ones(len(rows), bool)}
+
+
+@dataclasses.dataclass(frozen=True)
+class _EvaluationBatches:
+  source: Source
+  batch_size: int
+  shard_index: int
+  shard_count: int
+
+  def __len__(self) -> int:
+    return -(-len(self.source) // self.batch_size)
+
+  def __getitem__(self, k: int) -> Batch:
+    rows = np.array(
+      _own_rows(k * self.batch_size, self.batch_size, self.shard_index, self.shard_count)
+    )
+    valid = rows < len(self.source)
+    # Rows past the end read record 0 and are blanked, so that shapes need no special case.
+    batch = self.source.read(np.where(valid, rows, 0))
+    for key, values in batch.items():
+      mask = valid.reshape((-1,) + (1,) * (values.ndim - 1))
+      batch[key] = np.where(mask, values, np.zeros((), values.dtype))
+    batch["index"] = np.where(valid, batch["index"], np.int32(-1))
+    return batch | {"mask": valid}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reading:
+  threads: int
+  workers: int
+
+  def iterate(self, batches: Any) -> Any:
+    dataset = grain.MapDataset.source(batches).to_iter_dataset(
+      grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=4 * self.threads)
+    )
+    if self.workers:
+      dataset = dataset.mp_prefetch(
+        grain.MultiprocessingOptions(num_workers=self.workers, per_worker_buffer_size=4)
+      )
+    return iter(dataset)
+
+
+def _own_rows(first: int, batch_size: int, shard_index: int, shard_count: int) -> range:
+  own = batch_size // shard_count
+  return range(first + shard_index * own, first + (shard_index + 1) * own)
+
+
+def _shuffled(row: int, size: int, seed: int) -> int:
+  epoch, place = divmod(row, size)
+  return index_shuffle(place, max_index=size - 1, seed=_epoch_seed(seed, epoch), rounds=4)
+
+
+@functools.lru_cache(maxsize=64)
+def _epoch_seed(seed: int, epoch: int) -> int:
+  return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
+
+
+def _closing(iterator: Any) -> Iterator[Batch]:
+  try:
+    yield from iterator
+  finally:
+    iterator.close()
+
+
+def _check_shares(batch_size: int, shard_index: int, shard_count: int) -> None:
+  if batch_size < 1 or batch_size % shard_count:
+    raise KdjaxError(
+      f"config.batch_size = {batch_size} must be a positive multiple of the number of processes"
+      f" that read data, {shard_count}"
+    )
+  if not 0 <= shard_index < shard_count:
+    raise KdjaxError(f"shard_index = {shard_index} must lie in 0 .. {shard_count - 1}")

@@ -1,0 +1,82 @@
+"""TFDS data sets, prepared by the test itself, in a process of its own: TensorFlow stays out."""
+
+import subprocess
+import sys
+
+SCRIPT = """
+import sys
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from kdjax.data import tfds_images
+from kdjax.errors import KdjaxError
+
+folder = Path(sys.argv[1])
+
+
+class Stripes(tfds.core.GeneratorBasedBuilder):
+  VERSION = tfds.core.Version("1.0.0")
+  label = "label"
+
+  def _info(self):
+    features = {
+      "image": tfds.features.Tensor(shape=(4, 3, 1), dtype=np.uint8),
+      self.label: tfds.features.ClassLabel(num_classes=3),
+    }
+    return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+  def _split_generators(self, download_manager):
+    return {"train": self._generate_examples(6), "test": self._generate_examples(3)}
+
+  def _generate_examples(self, count):
+    for i in range(count):
+      yield i, {"image": np.full((4, 3, 1), 51 * i, np.uint8), self.label: i % 3}
+
+
+class Unlabelled(Stripes):
+  label = "kind"
+
+
+def refused(wanted, **arguments):
+  try:
+    tfds_images(**arguments)
+  except KdjaxError as error:
+    assert wanted in str(error), (wanted, str(error))
+    assert "\\n" not in str(error)
+  else:
+    raise AssertionError(f"{arguments} was accepted")
+
+
+builder = Stripes(data_dir=folder, file_format="array_record")
+refused("prepare it once", dataset="stripes", path=str(folder))
+builder.download_and_prepare()
+for path in (folder, builder.data_dir):
+  data = tfds_images(dataset="stripes", path=str(path))
+  assert (len(data.train), len(data.test)) == (6, 3)
+  assert (data.num_classes, data.image_shape, data.name) == (3, (4, 3, 1), "stripes")
+  batch = data.train.read(np.arange(6))
+  assert batch["image"].dtype == np.float32 and batch["image"].shape == (6, 4, 3, 1)
+  found = {(round(float(i.max()) * 5), int(l)) for i, l in zip(batch["image"], batch["label"])}
+  assert found == {(i, i % 3) for i in range(6)}, found
+half = tfds_images(dataset="stripes", path=str(folder), train_split="train[:50%]")
+assert len(half.train) == 3
+
+refused("not found", dataset="no_such_data_set", path=str(folder))
+refused("stored as TFRecord", dataset="mnist", path=str(folder))
+refused("cannot be read", dataset="stripes", path=str(folder), test_split="validation")
+Unlabelled(data_dir=folder, file_format="array_record").download_and_prepare()
+refused("features ['image', 'kind']", dataset="unlabelled", path=str(folder))
+
+assert "tensorflow" not in sys.modules
+print("passed")
+"""
+
+
+def test_reads_prepared_data_without_tensorflow(tmp_path):
+  done = subprocess.run(
+    [sys.executable, "-c", SCRIPT, str(tmp_path)], capture_output=True, text=True, timeout=120
+  )
+  assert done.returncode == 0, done.stderr[-3000:]
+  assert done.stdout.endswith("passed\n")
