@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
-from absl import app, flags, logging
+from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from kdjax.errors import KdjaxError
@@ -27,8 +29,8 @@ def run(job: Callable[[dict, Path, Callable[[], bool]], None]) -> None:
   def main(argv: list[str]) -> None:
     if len(argv) > 1:
       raise app.UsageError(f"unexpected arguments {argv[1:]}; flags start with --")
-    logging.set_verbosity(logging.INFO)
-    logging.get_absl_handler().setFormatter(None)
+    absl_logging.set_verbosity(absl_logging.WARNING)  # libraries speak through absl
+    logging.getLogger("kdjax").setLevel(logging.INFO)
     try:
       with stop_signals() as stop:
         job(CONFIG.value.to_dict(), Path(WORKDIR.value), stop)

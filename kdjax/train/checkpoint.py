@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -13,13 +14,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging
 from orbax.checkpoint import checkpoint_managers as policies
 
 from kdjax.errors import KdjaxError
 
 PyTree = Any
+LOG = logging.getLogger("kdjax")
 META = "meta"
+REST = "training"  # the item of all fields but these:
+EXPORTED = ("params", "model_state", "ema")
 ASIDE = "damaged"
 FOLDER = "checkpoints"
 
@@ -69,7 +72,7 @@ def writable(folder: Path) -> None:
 class Checkpoints:
   """The checkpoints of one run: saved in the background, restored onto any mesh.
 
-  Every field of the state is one Orbax item; strings and numbers that describe the run lie beside
+  Weights are Orbax items of their own, which can be read without the rest; strings and numbers that describe the run lie beside
   them as JSON. The best checkpoints by a metric and the newest ones are kept.
   """
 
@@ -116,11 +119,7 @@ class Checkpoints:
     self, step: int, state: Any, meta: Mapping[str, Any], metrics: Mapping[str, float] | None
   ) -> None:
     """Saves in the background; returns once the state is copied and may be donated."""
-    items = {
-      name: ocp.args.StandardSave(value)
-      for name, value in state._asdict().items()
-      if jax.tree.leaves(value)
-    }
+    items = {name: ocp.args.StandardSave(value) for name, value in _group(state._asdict()).items()}
     meta = dict(meta) | {"shapes": shapes_of(state._asdict())}
     metric = {k: float(v) for k, v in (metrics or {}).items() if k == self._metric}
     with self._errors(step):
@@ -182,8 +181,8 @@ class Checkpoints:
       )
       for name in shapes
     }
-    full = {name: value for name, value in target.items() if jax.tree.leaves(value)}
-    args = {name: ocp.args.StandardRestore(value) for name, value in full.items()}
+    groups = _group(target)
+    args = {name: ocp.args.StandardRestore(value) for name, value in groups.items()}
     failed: dict[int, str] = {}
     for step in reversed(self.steps()):
       try:
@@ -191,7 +190,7 @@ class Checkpoints:
         meta = meta[META]
         matches(meta)
         saved = {k: v for k, v in meta["shapes"].items() if k.partition("/")[0] in target}
-        check_shapes(saved, shapes_of(full), self.folder / str(step))
+        check_shapes(saved, shapes_of(target), self.folder / str(step))
         found = self._manager.restore(step, args=ocp.args.Composite(**args))
       except KdjaxError:
         raise
@@ -199,7 +198,8 @@ class Checkpoints:
         failed[step] = f"{type(error).__name__}: {_first_line(error)}"
         continue
       self._set_aside(failed)
-      return Restored(step, {n: found[n] if n in full else target[n] for n in target}, meta)
+      fields = {name: found[name] for name in groups if name != REST} | found.get(REST, {})
+      return Restored(step, {name: fields.get(name, target[name]) for name in target}, meta)
     if failed:
       raise KdjaxError(
         f"no checkpoint in {self.folder} can be read ({failed}). Mend the disk, or delete the"
@@ -219,7 +219,7 @@ class Checkpoints:
     # Only once an older one has been read: a fault of this host must not cost good checkpoints.
     for step, reason in failed.items():
       aside = self.folder / f"{ASIDE}-{step}"
-      logging.warning(
+      LOG.warning(
         "checkpoint %d in %s is damaged (%s); using the one before", step, self.folder, reason
       )
       if jax.process_index() == 0 and not self._read_only:
@@ -234,7 +234,7 @@ class Checkpoints:
       yield
     except KdjaxError:
       raise
-    except Exception as error:  # a background save may raise anything
+    except Exception as error:  # a save in the background may raise anything
       what = "a checkpoint" if step is None else f"the checkpoint of step {step}"
       raise KdjaxError(
         f"could not save {what} to {self.folder}: {type(error).__name__}:"
@@ -244,6 +244,13 @@ class Checkpoints:
 
   def _on_disk(self) -> list[int]:
     return sorted(int(p.name) for p in self.folder.iterdir() if p.name.isdigit())
+
+
+def _group(fields: Mapping[str, PyTree]) -> dict[str, PyTree]:
+  """Fields as Orbax items: what is exported alone, the rest together, nothing without arrays."""
+  full = {name: value for name, value in fields.items() if jax.tree.leaves(value)}
+  rest = {name: full.pop(name) for name in list(full) if name not in EXPORTED}
+  return full | ({REST: rest} if rest else {})
 
 
 def _first_line(error: Exception) -> str:

@@ -128,7 +128,8 @@ def dry_run(config: Config) -> None:
   program, _ = build_program(config, data.whole, teacher)
   stream = open_data(config, data, mesh, program.streams).stream
   batch = jax.eval_shape(lambda: jax.tree.map(jax.numpy.asarray, next(stream)))
-  compile_program(program, mesh, batch)
+  compiled = compile_program(program, mesh, batch)
+  jax.eval_shape(compiled.step, compiled.abstract_state, program.frozen, batch)
 
 
 def prepare_teacher(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -10,7 +11,6 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-from absl import logging
 from jax.sharding import Mesh
 from tqdm import tqdm
 
@@ -21,6 +21,7 @@ from kdjax.train.checkpoint import Checkpoints
 from kdjax.train.mesh import STUDENT_RULES, TEACHER_RULES, batch_sharding, place, shardings
 
 PyTree = Any
+LOG = logging.getLogger("kdjax")
 
 
 class Stream(Protocol):
@@ -85,6 +86,7 @@ class Compiled(NamedTuple):
   evaluate: Callable
   prepare: Callable | None
   frozen: PyTree
+  frozen_shardings: PyTree
   abstract_state: Any
   state_shardings: Any
   batch_sharding: Any
@@ -123,7 +125,8 @@ def compile_program(program: Program, mesh: Mesh, batch: PyTree) -> Compiled:
     ),
     evaluate=jax.jit(program.evaluate, in_shardings=reads, out_shardings=whole),
     prepare=prepare,
-    frozen=jax.device_put(program.frozen, frozen_sh),
+    frozen=program.frozen,
+    frozen_shardings=frozen_sh,
     abstract_state=abstract,
     state_shardings=state_sh,
     batch_sharding=batch_sh,
@@ -181,8 +184,11 @@ def run(
   data.stream.set_state(position)
   batch_shape = jax.eval_shape(lambda b: b, place(first, batch_sharding(mesh)))
   compiled = compile_program(program, mesh, batch_shape)
+  compiled = compiled._replace(frozen=jax.device_put(program.frozen, compiled.frozen_shardings))
 
-  restored = checkpoints.restore(compiled.abstract_state, compiled.state_shardings, matches=matches)
+  restored = checkpoints.restore(
+    compiled.abstract_state._asdict(), compiled.state_shardings._asdict(), matches=matches
+  )
   if restored is None:
     step, state = 0, compiled.init(jax.random.key(seed))
     if compiled.prepare is not None:
@@ -191,7 +197,7 @@ def run(
   else:
     step, state = restored.step, type(compiled.abstract_state)(**restored.items)
     data.stream.set_state(restored.meta["data"])
-    logging.info("%s: resumed at step %d of %d", name, step, schedule.total_steps)
+    LOG.info("%s: resumed at step %d of %d", name, step, schedule.total_steps)
 
   log = metric_lib.MetricLog(workdir, resume_step=step, write=jax.process_index() == 0)
   first_step = step

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
-from absl import logging
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from kdjax.errors import KdjaxError
 
 PyTree = Any
+LOG = logging.getLogger("kdjax")
 AXES = ("data", "fsdp", "tensor")
 BATCH = ("data", "fsdp")
 
@@ -97,9 +98,7 @@ def shardings(shapes: PyTree, axes: PyTree, rules: Mapping[str, Any], mesh: Mesh
       wanted = (wanted,) if isinstance(wanted, str) else tuple(wanted or ())
       kept = tuple(axis for axis in wanted if axis not in used and mesh.shape[axis] > 1)
       if kept and size % math.prod(mesh.shape[axis] for axis in kept):
-        logging.log_first_n(
-          logging.INFO, "%s: %d does not divide over %s; repeated", 1, path, size, kept
-        )
+        LOG.debug("%s: %d does not divide over %s; repeated", path, size, kept)
         kept = ()
       used.update(kept)
       spec.append(kept[0] if len(kept) == 1 else kept or None)

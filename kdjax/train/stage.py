@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from absl import logging
 
 from kdjax.errors import KdjaxError
 from kdjax.programs.base import Program
@@ -22,6 +21,7 @@ from kdjax.train.mesh import make_mesh
 from kdjax.train.streams import load_data, open_data
 
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "kdjax")
+LOG = logging.getLogger("kdjax")
 Stop = Callable[[], bool]
 
 
@@ -99,7 +99,7 @@ def train(
     stop=stop,
   )
   checkpoints.close()
-  logging.info("%s: done in %.1f s", name, result.seconds)
+  LOG.info("%s: done in %.1f s", name, result.seconds)
   return result, program
 
 

@@ -51,6 +51,8 @@ def load_data(spec: Mapping[str, Any]) -> Splits:
 @functools.lru_cache(maxsize=4)
 def _load(spec: str) -> Splits:
   own = json.loads(spec)
+  if not own.get("path"):  # the source's own default; some have no path at all
+    own.pop("path", None)
   shared = {name: own.pop(name) for name in SHARED if name in own}
   for name, value in shared.items():
     check_type(value, SHARED[name], f"config.data.{name}")
