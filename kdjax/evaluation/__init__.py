@@ -1,0 +1,10 @@
+"""Metrics and what can be said about them."""
+
+from kdjax.evaluation.calibration import temperature_scale as temperature_scale
+from kdjax.evaluation.classification import agreement as agreement
+from kdjax.evaluation.classification import classification as classification
+from kdjax.evaluation.classification import finalize as finalize
+from kdjax.evaluation.classification import merge as merge
+from kdjax.evaluation.similarity import linear_cka as linear_cka
+from kdjax.evaluation.statistics import paired_comparison as paired_comparison
+from kdjax.evaluation.statistics import verdict as verdict
