@@ -116,7 +116,8 @@ def training_stream(
 ) -> TrainingStream:
   """Shuffled batches without end, reshuffled each epoch.
 
-  A batch may reach over the end of an epoch; in each epoch every record comes exactly once.
+  A batch may reach over the end of an epoch, and over several where the source is smaller than it;
+  in each epoch every record comes exactly once.
 
   Args:
     source: what to read.
@@ -135,14 +136,11 @@ def training_stream(
     (all True), where B is batch_size / shard_count.
 
   Raises:
-    KdjaxError: an empty source, one smaller than a batch, or a batch that does not divide.
+    KdjaxError: an empty source, or a batch that does not divide.
   """
   _check_shares(batch_size, shard_index, shard_count)
-  if len(source) < batch_size:
-    raise KdjaxError(
-      f"config.batch_size = {batch_size} is larger than the training data ({len(source)} records);"
-      " lower it or use more records"
-    )
+  if not len(source):
+    raise KdjaxError("the training data are empty (0 records); choose a split that holds records")
   if seed < 0:
     raise KdjaxError(f"the seed of the data is {seed}; it must be at least 0")
   batches = _TrainingBatches(source, batch_size, seed, shard_index, shard_count, augment)
