@@ -1,11 +1,11 @@
-"""What every entry point shares: flags, errors without tracebacks, stopping on signals."""
+"""What every entry point shares: the config flag, errors without tracebacks, stopping on signals."""
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 from absl import app, flags
@@ -17,11 +17,12 @@ from kdjax.train.loop import Interrupted
 from kdjax.train.stopping import stop_signals
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/", lock_config=True)
-WORKDIR = flags.DEFINE_string("workdir", None, "folder for checkpoints, metrics and the report")
 
 
-def run(job: Callable[[dict, Path, Callable[[], bool]], None]) -> None:
-  """Runs `job(config, workdir, stop)` under absl.
+def run(
+  job: Callable[[dict[str, Any], Callable[[], bool]], None], *, required: Sequence[str]
+) -> None:
+  """Runs `job(config, stop)` under absl.
 
   A user's mistake ends with one message and status 2; a signal saves and ends with status 0.
   """
@@ -33,13 +34,13 @@ def run(job: Callable[[dict, Path, Callable[[], bool]], None]) -> None:
     logging.getLogger("kdjax").setLevel(logging.INFO)
     try:
       with stop_signals() as stop:
-        job(CONFIG.value.to_dict(), Path(WORKDIR.value), stop)
+        job(CONFIG.value.to_dict(), stop)
     except KdjaxError as error:
       print(f"error: {error}", file=sys.stderr)
       sys.exit(2)
     except Interrupted as stopped:
       print(stopped, file=sys.stderr)
 
-  flags.mark_flags_as_required(["config", "workdir"])
+  flags.mark_flags_as_required(["config", *required])
   jax.config.config_with_absl()
   app.run(main)

@@ -3,15 +3,22 @@
 python -m launch.train --config=configs/quickstart.py --workdir=runs/quickstart
 """
 
+from pathlib import Path
+
+from absl import flags
+
 from kdjax.train.job import run_job
 from kdjax.train.report import format_table
 from launch import main
 
+WORKDIR = flags.DEFINE_string("workdir", None, "folder for checkpoints, metrics and the report")
 
-def job(config, workdir, stop) -> None:
+
+def job(config, stop) -> None:
+  workdir = Path(WORKDIR.value)
   report = run_job(config, workdir, stop=stop)
   print(f"\n{format_table(report['results'])}\n\nreport: {workdir / 'report.html'}")
 
 
 if __name__ == "__main__":
-  main.run(job)
+  main.run(job, required=["workdir"])

@@ -50,7 +50,7 @@ def check_config(config: Config) -> None:
       raise KdjaxError(f"config.{name} = {config[name]} must be at least 1")
   for section, name in (("eval", "every"), ("eval", "log_every"), ("checkpoint", "every")):
     value = config[section].get(name)
-    if type(value) is not int or value < 1:
+    if type(value) is not int or value < 1:  # a bool is no int here
       raise KdjaxError(f"config.{section}.{name} = {value!r} must be an int of at least 1")
 
 

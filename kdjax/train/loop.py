@@ -135,9 +135,16 @@ def compile_program(program: Program, mesh: Mesh, batch: PyTree) -> Compiled:
 
 def evaluate(compiled: Compiled, state: Any, batches: Iterable[PyTree]) -> dict[str, Any]:
   """One pass over evaluation batches; returns finished metrics."""
+  return summarize(
+    compiled.evaluate(state, compiled.frozen, place(batch, compiled.batch_sharding))
+    for batch in batches
+  )
+
+
+def summarize(every: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+  """Adds up the (sum, count) pairs of all batches and divides once."""
   total: dict[str, Any] = {}
-  for batch in batches:
-    pairs = compiled.evaluate(state, compiled.frozen, place(batch, compiled.batch_sharding))
+  for pairs in every:
     metric_lib.add(total, jax.device_get(pairs))
   return finalize(total)
 

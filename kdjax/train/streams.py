@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
@@ -84,6 +84,14 @@ class Together:
       stream.set_state(own)
 
 
+def evaluation_passes(source: Any, batch_size: int, mesh: Mesh) -> Callable[[], Iterable[Any]]:
+  """A function that starts one pass over this process's rows of padded batches."""
+  index, count = data_shard(batch_sharding(mesh), batch_size)
+  return lambda: pipeline.evaluation_batches(
+    source, batch_size=batch_size, shard_index=index, shard_count=count
+  )
+
+
 def _augmentation(specs: Sequence[Mapping[str, Any]]):
   parts = [named(augment, spec, f"config.data.augment[{i}]")() for i, spec in enumerate(specs)]
   return augment.compose(*parts) if parts else None
@@ -132,14 +140,9 @@ def open_data(
     }
     return every["train"] if len(every) == 1 else pipeline.paired_stream(every)
 
-  def passes(source, size):
-    share = data_shard(batch_sharding(mesh), size)
-    return lambda: pipeline.evaluation_batches(
-      source, batch_size=size, shard_index=share[0], shard_count=share[1]
-    )
-
+  size = config["eval"]["batch_size"]
   return Data(
     stream=stream(config["seed"]) if seeds is None else Together([stream(s) for s in seeds]),
-    evaluation=passes(splits.whole.test, config["eval"]["batch_size"]),
-    training_pass=passes(splits.train, config["eval"]["batch_size"]),
+    evaluation=evaluation_passes(splits.whole.test, size, mesh),
+    training_pass=evaluation_passes(splits.train, size, mesh),
   )

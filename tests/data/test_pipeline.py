@@ -269,7 +269,6 @@ def test_evaluation_shards_have_equal_numbers_of_batches(batch_size):
 @pytest.mark.parametrize(
   ("make", "message"),
   [
-    (lambda: stream(batch_size=31), r"config\.batch_size = 31 is larger than .*30 records"),
     (lambda: stream(batch_size=0), r"config\.batch_size = 0 must be a positive multiple"),
     (lambda: stream(batch_size=6, shard_count=4), r"config\.batch_size = 6 .*4"),
     (lambda: stream(shard_index=2, shard_count=2), "shard_index = 2"),

@@ -1,0 +1,100 @@
+"""Method against baseline over several seeds, one budget, one teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from kdjax.errors import KdjaxError
+from kdjax.evaluation.statistics import paired_comparison
+from kdjax.teachers import Teacher
+from kdjax.train import report
+from kdjax.train.checkpoint import writable
+from kdjax.train.config import Config, check_config
+from kdjax.train.job import dry_run, prepare_teacher, variant_of
+from kdjax.train.stage import Stop, train
+
+VARIANTS = ("baseline", "method")
+
+
+def run_compare(
+  config: Config, workdir: Path, *, seeds: int, stop: Stop = lambda: False
+) -> dict[str, Any]:
+  """Trains the config's baseline and its method from the same seeds and tests the difference.
+
+  Seed i gives both variants the same initial student and the same order of the data. The teacher is
+  trained once, in WORKDIR/teacher, and serves all.
+
+  Args:
+    config: a plain mapping; its `baseline` holds the baseline's overrides.
+    workdir: everything is written here; a second call goes on where the first stopped.
+    seeds: number of seeds, at least 1; the first is `config.seed`.
+    stop: see `run_job`.
+
+  Returns:
+    What `comparison.json` holds.
+
+  Raises:
+    KdjaxError: see `run_job`; no seeds, no baseline, or a metric that the evaluation lacks.
+  """
+  check_config(config)
+  writable(workdir)
+  if seeds < 1:
+    raise KdjaxError(f"--seeds = {seeds} must be at least 1")
+  if not config["baseline"]:
+    raise KdjaxError("config.baseline is empty; give the overrides that make the baseline")
+  for variant in VARIANTS:
+    dry_run(variant_of(config, variant))
+  teacher, results, _ = prepare_teacher(config, workdir, stop=stop)
+  numbers = [config["seed"] + i for i in range(seeds)]
+  values = {
+    variant: train_seeds(variant_of(config, variant), workdir / variant, teacher, numbers, stop)
+    for variant in VARIANTS
+  }
+  metric, higher = config["eval"]["best_metric"], config["eval"]["higher_is_better"]
+  comparison = {
+    "metric": metric,
+    "higher_is_better": higher,
+    "title": config["compare"]["title"],
+    "names": config["compare"]["names"],
+    "seed_numbers": numbers,
+    "total_steps": config["total_steps"],
+    "teacher": {row: own.get(metric) for row, own in results.items()},
+    "variants": values,
+    **paired_comparison(values["baseline"], values["method"]),
+  }
+  if jax.process_index() == 0:
+    comparison["table"] = report.write_comparison(workdir, comparison)
+  return comparison
+
+
+def train_seeds(
+  config: Config, folder: Path, teacher: Teacher | None, seeds: list[int], stop: Stop
+) -> list[float]:
+  """The final metric of each seed: side by side in one program, or one after the other."""
+  metric = config["eval"]["best_metric"]
+  if config["compare"]["vectorize"]:
+    # The best seed's checkpoint is of no use: only the newest are kept.
+    own = config | {"checkpoint": config["checkpoint"] | {"keep_best": 0}}
+    result, _ = train(own, folder, teacher, name=folder.name, stop=stop, seeds=seeds)
+    evaluations = [
+      {name.removeprefix(f"seed{i}/"): value for name, value in result.evaluation.items()}
+      for i in range(len(seeds))
+    ]
+  else:
+    evaluations = [
+      train(
+        config | {"seed": seed},
+        folder / f"seed{seed}",
+        teacher,
+        name=f"{folder.name} seed {seed}",
+        stop=stop,
+      )[0].evaluation
+      for seed in seeds
+    ]
+  if metric not in evaluations[0]:
+    known = sorted(name for name, value in evaluations[0].items() if isinstance(value, float))
+    raise KdjaxError(f"config.eval.best_metric = {metric!r} is not evaluated; there are {known}")
+  return [evaluation[metric] for evaluation in evaluations]
