@@ -44,7 +44,10 @@ def sgd(
 def schedule(
   learning_rate: float, *, kind: str, total_steps: int, warmup_steps: int
 ) -> optax.Schedule:
-  """Linear warm-up from 0, then constant, or linear or cosine decay to 0 at `total_steps`.
+  """Linear warm-up from 0, then constant, linear or cosine decay to 0, or steps.
+
+  "steps" divides the rate by 10 after 5/8, 6/8 and 7/8 of the run: 150, 180 and 210 of the 240
+  epochs that most image distillation papers train.
 
   Raises:
     KdjaxError: an unknown kind, a rate that is not positive, or a warm-up longer than the run.
@@ -61,6 +64,9 @@ def schedule(
     "constant": lambda: optax.constant_schedule(learning_rate),
     "linear": lambda: optax.linear_schedule(learning_rate, 0.0, after),
     "cosine": lambda: optax.cosine_decay_schedule(learning_rate, after),
+    "steps": lambda: optax.piecewise_constant_schedule(
+      learning_rate, {after * eighths // 8: 0.1 for eighths in (5, 6, 7)}
+    ),
   }
   if kind not in kinds:
     raise KdjaxError(

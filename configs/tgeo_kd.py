@@ -1,0 +1,40 @@
+"""TGeo-KD against KD with one weight for all samples: digits, an unreliable teacher.
+
+  python -m launch.train --config=configs/tgeo_kd.py --workdir=runs/tgeo_kd
+  python -m launch.compare --config=configs/tgeo_kd.py --seeds=3 --workdir=runs/tgeo_kd_compare
+
+The teacher has learned from a tenth of the labels and so is wrong on some samples; the student has
+all labels but a tenth of the images, which both variants hold out as validation data.
+"""
+
+import ml_collections
+
+from configs import digits_kd
+
+
+def get_config(variant: str = "small") -> ml_collections.ConfigDict:
+  """`small`: two CPU cores, about a minute. `paper`: the batch and rates of the re-implementation."""
+  config = digits_kd.get_config()
+  config.data.label_fraction = 1.0
+  config.data.validation_fraction = 0.1
+  config.teacher.model = {"name": "mlp", "hidden": (64,)}
+  config.teacher.train.total_steps = 200
+  config.teacher.train.data = {"label_fraction": 0.1, "labelled_only": True}
+  config.batch_size = 64
+  config.objective = {"name": "tgeo_kd", "temperature": 4.0}
+  config.program = {
+    "name": "bilevel",
+    "virtual_learning_rate": 0.1,
+    "outer_learning_rate": 1e-3,
+  }
+  config.baseline = {
+    "objective": {"name": "hinton_kd", "temperature": 4.0, "kd_weight": 0.5, "ce_weight": 0.5},
+    "program": {"name": "distill"},
+  }
+  config.compare.names = {"baseline": "student_kd", "method": "student_tgeo_kd"}
+  config.compare.title = "TGeo-KD against KD with alpha 0.5 on digits"
+  if variant == "paper":
+    config.program.outer_learning_rate = 0.1
+  elif variant != "small":
+    raise ValueError(f"variant {variant!r} does not exist; what exists: small, paper")
+  return config
