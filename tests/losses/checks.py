@@ -1,6 +1,7 @@
 """What the tests of losses share: stored reference numbers and float64 NumPy arithmetic."""
 
 import pathlib
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,11 @@ CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 # The worked example of several files: teacher p and student q over three classes.
 P = np.array([0.7, 0.2, 0.1])
 Q = np.array([0.1, 0.3, 0.6])
+
+
+def jit(function: Callable) -> Callable:
+  """`jax.jit` without optimisations: here compiling costs far more than running."""
+  return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def log32(probabilities) -> jax.Array:
@@ -50,8 +56,16 @@ def mean_over(values, where) -> jax.Array:
   return jnp.sum(jnp.where(where, values, 0.0)) / count
 
 
-def matches(stored: dict[str, np.ndarray], key: str, mean_loss, student) -> None:
-  """Value and gradient of `mean_loss(student)` against the numbers stored under `key`."""
-  value, gradient = jax.jit(jax.value_and_grad(mean_loss))(jnp.asarray(student))
-  np.testing.assert_allclose(value, stored[key], **CLOSE)
-  np.testing.assert_allclose(gradient, stored[f"{key}_grad"], **CLOSE)
+def matches(stored: dict[str, np.ndarray], losses: dict[str, Callable], student) -> None:
+  """Values and gradients of `loss(student)` against the numbers stored under their keys."""
+  together = jit(lambda s: {key: jax.value_and_grad(f)(s) for key, f in losses.items()})
+  for key, (value, gradient) in together(student).items():
+    np.testing.assert_allclose(value, stored[key], **CLOSE, err_msg=key)
+    np.testing.assert_allclose(gradient, stored[f"{key}_grad"], **CLOSE, err_msg=key)
+
+
+def gradient_is_the_slope(total: Callable, x: jax.Array, direction: jax.Array) -> None:
+  """The gradient of a scalar function against a central difference along `direction`."""
+  both = jit(jax.value_and_grad(total))
+  wanted = (both(x + 0.01 * direction)[0] - both(x - 0.01 * direction)[0]) / 0.02
+  np.testing.assert_allclose(jnp.sum(both(x)[1] * direction), wanted, rtol=2e-3, atol=2e-3)

@@ -18,6 +18,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from kdjax import losses
 from kdjax.errors import KdjaxError
 
+from .checks import jit
+
 ROWS, CLASSES = 8, 6  # one shape nearly everywhere: compiling takes most of the time
 
 ARRAYS: dict[str, Callable] = {
@@ -83,12 +85,7 @@ def _compiled(case: Case):
     values = case(student, teacher, labels, where=where)
     return jnp.sum(values), values
 
-  return _jit(jax.grad(total, argnums=(0, 1), has_aux=True))
-
-
-def _jit(function: Callable):
-  # Compiling costs far more than running here; the plain variant runs with all optimisations.
-  return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
+  return jit(jax.grad(total, argnums=(0, 1), has_aux=True))
 
 
 def run(case: Case, student, teacher, labels, where=None):
@@ -140,7 +137,7 @@ def test_values_are_per_row_float32_and_the_same_under_jit(case):
 @every
 def test_vmap_over_a_leading_axis(case):
   stacked = [jnp.stack(arrays) for arrays in zip(example(1), example(2), strict=True)]
-  together = _jit(jax.vmap(case))(*stacked)
+  together = jit(jax.vmap(case))(*stacked)
   for index in range(2):
     close(together[index], run(case, *(x[index] for x in stacked))[0])
 
@@ -234,7 +231,7 @@ def test_the_class_axis_may_be_another(case):
     values = case(student, jnp.asarray(teacher.T), jnp.asarray(labels), axis=0)
     return jnp.sum(values), values
 
-  by_student, values = _jit(jax.grad(total, has_aux=True))(student.T)
+  by_student, values = jit(jax.grad(total, has_aux=True))(student.T)
   close(values, wanted)
   close(by_student, gradient.T)
 
@@ -308,7 +305,7 @@ def test_the_temperature_may_be_traced_and_learned(case):
   def total(temperature):
     return jnp.sum(case(student, teacher, labels, temperature=temperature))
 
-  traced = _jit(jax.value_and_grad(total))
+  traced = jit(jax.value_and_grad(total))
   value, slope = traced(1.7)
   np.testing.assert_allclose(value, total(1.7), rtol=1e-5)
   assert np.isfinite(slope)
