@@ -51,7 +51,7 @@ def norm_direction(
 
   Reference:
     Wang et al., "Improving Knowledge Distillation via Regularizing Feature Norm and Direction",
-    ECCV 2024, https://arxiv.org/abs/2305.17007
+    2023, https://arxiv.org/abs/2305.17007
   """
   name = "norm_direction"
   student, teacher = jnp.asarray(student_features), jnp.asarray(teacher_features)

@@ -61,9 +61,9 @@ def sparse_forward_kl(
     1.0326
 
   Reference:
-    The four are compared in Anshumann et al., "Sparse Logit Sampling: Accelerating Knowledge
-    Distillation in LLMs", ACL 2025, https://arxiv.org/abs/2503.16870, and in the sources of TRL
-    ("bucket", "renormalise") and DistillKit ("bucket", "renormalise_teacher").
+    What a cut-off tail does to the student: Anshumann et al., "Sparse Logit Sampling: Accelerating
+    Knowledge Distillation in LLMs", ACL 2025, https://arxiv.org/abs/2503.16870. In use: "bucket" and
+    "renormalise" in TRL, "bucket" and "renormalise_teacher" in DistillKit.
   """
   if isinstance(signal, Sampled):
     raise KdjaxError(
