@@ -62,8 +62,8 @@ def sparse_forward_kl(
 
   Reference:
     What a cut-off tail does to the student: Anshumann et al., "Sparse Logit Sampling: Accelerating
-    Knowledge Distillation in LLMs", ACL 2025, https://arxiv.org/abs/2503.16870. In use: "bucket" and
-    "renormalise" in TRL, "bucket" and "renormalise_teacher" in DistillKit.
+    Knowledge Distillation in LLMs", ACL 2025, https://arxiv.org/abs/2503.16870.
+    In use: "bucket" and "renormalise" in TRL, "bucket" and "renormalise_teacher" in DistillKit.
   """
   if isinstance(signal, Sampled):
     raise KdjaxError(
