@@ -76,7 +76,6 @@ def test_an_epoch_holds_every_record_once_and_each_is_shuffled_anew():
 @given(st.integers(1, N), st.integers(1, 12), st.integers(0, 2**31), st.integers(0, 3))
 def test_every_epoch_is_a_permutation(size, batch_size, seed, epochs_before):
   source = subset(SOURCE, np.arange(size))
-  batch_size = min(batch_size, size)
   reader = training_stream(source, batch_size=batch_size, seed=seed, threads=0)
   reader.set_state({"global_next_index": epochs_before * size})
   ids = [next(reader)["index"] for _ in range(-(-2 * size // batch_size))]
