@@ -1,0 +1,181 @@
+"""Combinators: names, weights, layers, and chunks that change nothing but memory."""
+
+import dataclasses
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from kdjax import losses
+from kdjax.errors import KdjaxError
+from kdjax.objectives import combine, cross_entropy, hinton_kd, on_layers, scheduled, token_level
+from kdjax.objectives.base import Objective, ObjectiveResult, Taps, Term, counts, metrics, total
+from kdjax.outputs import Outputs
+from tests.objectives.helpers import applied, labelled, outputs
+
+
+def scalar(result):
+  return total(result, counts(result))
+
+
+def test_hinton_kd_is_the_weighted_sum_of_its_terms_over_valid_rows():
+  student, teacher, batch = outputs(0), outputs(1), labelled()
+  result, _ = applied(
+    hinton_kd(temperature=3.0, kd_weight=0.7, ce_weight=0.2), student, teacher, batch
+  )
+  kd = losses.hinton_kd(student.logits, teacher.logits, temperature=3.0)[:-1].mean()
+  ce = losses.cross_entropy(student.logits, batch["label"])[:-1].mean()
+  np.testing.assert_allclose(scalar(result), 0.7 * kd + 0.2 * ce, rtol=1e-6)
+  named = metrics(result)
+  assert set(named) == {"loss/kd", "loss/ce"}
+  np.testing.assert_allclose(named["loss/ce"][0] / named["loss/ce"][1], ce, rtol=1e-6)
+  assert named["loss/kd"][1] == 7
+
+
+def test_unlabelled_rows_count_for_the_teacher_only():
+  student, teacher, batch = outputs(0), outputs(1), labelled()
+  batch["label"] = jnp.where(jnp.arange(8) < 3, batch["label"], -1)
+  result, _ = applied(hinton_kd(), student, teacher, batch)
+  assert counts(result) == {"kd": 7, "ce": 3}
+  ce = losses.cross_entropy(student.logits[:3], batch["label"][:3]).mean()
+  num, den = metrics(result)["loss/ce"]
+  np.testing.assert_allclose(num / den, ce, rtol=1e-6)
+
+
+def test_a_batch_without_valid_rows_gives_zero_and_finite_gradients():
+  batch = {"label": jnp.full(8, -1), "mask": jnp.zeros(8, bool)}
+  teacher = outputs(1)
+
+  def loss(logits):
+    return scalar(applied(hinton_kd(), Outputs(logits=logits), teacher, batch)[0])
+
+  value, grad = jax.value_and_grad(loss)(outputs(0).logits)
+  assert value == 0
+  np.testing.assert_array_equal(grad, 0)
+
+
+def test_combined_names_nest_and_weights_multiply():
+  inner = combine({"a": (2.0, cross_entropy()), "b": (3.0, cross_entropy())})
+  result, variables = applied(combine({"x": (5.0, inner)}), outputs(0), Outputs(), labelled())
+  assert {name: term.weight for name, term in result.loss.items()} == {"x/a": 10.0, "x/b": 15.0}
+  assert set(variables.state["x"]) == {"a", "b"}
+
+
+def test_scheduled_multiplies_weights_by_the_schedule_at_the_step():
+  objective = scheduled(cross_entropy(), optax.linear_schedule(0.0, 1.0, 10))
+  student, batch = outputs(0), labelled()
+  full = scalar(applied(cross_entropy(), student, Outputs(), batch)[0])
+  part = scalar(applied(objective, student, Outputs(), batch, step=3)[0])
+  np.testing.assert_allclose(part, 0.3 * full, rtol=1e-6)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 3, 7, 64])
+@pytest.mark.parametrize("time", [None, 7])
+def test_chunks_change_neither_value_nor_gradient(chunk_size, time):
+  shape = (4, 6) if time is None else (4, time, 6)
+  rng = np.random.default_rng(0)
+  array = lambda *s: jnp.asarray(rng.normal(size=s), jnp.float32)  # noqa: E731
+  student = {"hidden": array(*shape), "kernel": array(6, 11), "bias": array(11)}
+  teacher = Outputs(hidden=array(*shape), head=(array(6, 11), None))
+  teacher_logits = Outputs(logits=teacher.hidden @ teacher.head[0])
+  batch = {
+    "label": jnp.asarray(rng.integers(-1, 11, shape[:-1])),
+    "mask": jnp.asarray(rng.random(shape[:-1]) < 0.8),
+  }
+
+  def chunked(weights):
+    own = Outputs(hidden=weights["hidden"], head=(weights["kernel"], weights["bias"]))
+    return scalar(applied(hinton_kd(chunk_size=chunk_size), own, teacher, batch)[0])
+
+  def plain(weights):
+    logits = weights["hidden"] @ weights["kernel"]
+    logits = logits + jnp.broadcast_to(weights["bias"], logits.shape)
+    return scalar(applied(hinton_kd(), Outputs(logits=logits), teacher_logits, batch)[0])
+
+  value, grad = jax.jit(jax.value_and_grad(chunked))(student)
+  wanted, wanted_grad = jax.jit(jax.value_and_grad(plain))(student)
+  np.testing.assert_allclose(value, wanted, rtol=1e-5)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6), grad, wanted_grad
+  )
+
+
+def test_no_whole_logits_exist_in_a_chunked_step():
+  batch_size, time, width, vocab = 2, 32, 8, 1000
+  hidden = jnp.ones((batch_size, time, width))
+  teacher = Outputs(hidden=hidden, head=(jnp.ones((width, vocab)), None))
+  objective = token_level(losses.forward_kl, chunk_size=4)
+
+  def loss(hidden, kernel):
+    student = Outputs(hidden=hidden, head=(kernel, None))
+    return scalar(applied(objective, student, teacher, {})[0])
+
+  text = (
+    jax.jit(jax.grad(loss, argnums=(0, 1)))
+    .lower(hidden, jnp.ones((width, vocab)))
+    .compile()
+    .as_text()
+  )
+  sizes = {
+    int(np.prod([int(d) for d in dims.split(",")]))
+    for dims in re.findall(r"f32\[([\d,]+)\]", text)
+    if str(vocab) in dims.split(",")
+  }
+  assert max(sizes) == max(width * vocab, batch_size * 4 * vocab)
+  assert batch_size * time * vocab not in sizes
+
+
+def test_a_chunk_reads_a_sparse_signal_position_by_position():
+  hidden = jax.random.normal(jax.random.key(0), (3, 10, 4))
+  kernel = jax.random.normal(jax.random.key(1), (4, 9))
+  teacher = jax.random.normal(jax.random.key(2), (3, 10, 9))
+  signal = losses.top_k_signal(teacher, k=3)
+  loss = functools.partial(losses.sparse_forward_kl, tail="bucket")
+  student = Outputs(hidden=hidden, head=(kernel, None))
+  result, _ = applied(token_level(loss, chunk_size=4), student, Outputs(signal=signal), {})
+  np.testing.assert_allclose(
+    result.loss[""].values, loss(hidden @ kernel, signal), rtol=2e-5, atol=1e-6
+  )
+
+
+def hint() -> Objective:
+  """Mean squared difference of one layer, for the tests of pairings."""
+
+  def apply(variables, student, teacher, batch, *, step, rng):
+    gap = jnp.square(student.hidden_states - teacher.hidden_states).mean(-1)
+    return ObjectiveResult({"": Term(gap, jnp.ones(gap.shape, bool))})
+
+  fields = frozenset({"hidden_states"})
+  return Objective(apply=apply, taps=Taps(fields, fields))
+
+
+def test_on_layers_averages_over_pairs_and_reads_only_those_layers():
+  student = Outputs(hidden_states=jnp.arange(12.0).reshape(3, 2, 2))
+  teacher = Outputs(hidden_states=jnp.zeros((4, 2, 2)).at[3].set(1.0))
+  result, _ = applied(on_layers(hint(), [(0, 1), (-1, -1)]), student, teacher, {})
+  assert set(result.loss) == {"s0_t1", "s-1_t-1"}
+  first = np.square(np.arange(4.0)).mean()
+  last = np.square(np.arange(8.0, 12.0) - 1).mean()
+  np.testing.assert_allclose(scalar(result), (first + last) / 2, rtol=1e-6)
+
+
+def test_a_layer_that_does_not_exist_is_an_error_before_anything_runs():
+  student, teacher = (
+    outputs(0, hidden_states=jnp.zeros((2, 8, 3))),
+    outputs(1, hidden_states=jnp.zeros((4, 8, 3))),
+  )
+  shapes = jax.eval_shape(lambda s, t: (s, t), student, teacher)
+  with pytest.raises(KdjaxError, match="student layer 2 does not exist; the student has 2 layers"):
+    on_layers(hint(), [(2, 0)]).init(jax.random.key(0), *shapes, {})
+  with pytest.raises(KdjaxError, match="pairs is empty"):
+    on_layers(hint(), [])
+
+
+def test_a_missing_stage_lists_the_stages():
+  with_maps = dataclasses.replace(outputs(0), features={"stage1": jnp.zeros((8, 2, 2, 3))})
+  with pytest.raises(KdjaxError, match=r"'stage9' does not exist; its stages are \['stage1'\]"):
+    applied(on_layers(hint(), [("stage9", "stage1")]), with_maps, with_maps, {})
