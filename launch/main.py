@@ -30,8 +30,9 @@ def run(
   def main(argv: list[str]) -> None:
     if len(argv) > 1:
       raise app.UsageError(f"unexpected arguments {argv[1:]}; flags start with --")
-    absl_logging.set_verbosity(absl_logging.WARNING)  # libraries speak through absl
-    logging.getLogger("kdjax").setLevel(logging.INFO)
+    # Libraries speak through absl; what they fail at reaches the user as an error of ours.
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    _speak()
     try:
       with stop_signals() as stop:
         job(CONFIG.value.to_dict(), stop)
@@ -44,3 +45,13 @@ def run(
   flags.mark_flags_as_required(["config", *required])
   jax.config.config_with_absl()
   app.run(main)
+
+
+def _speak() -> None:
+  """The library's own messages as plain lines on stderr."""
+  handler = logging.StreamHandler()
+  handler.setFormatter(logging.Formatter("%(message)s"))
+  log = logging.getLogger("kdjax")
+  log.setLevel(logging.INFO)
+  log.propagate = False
+  log.addHandler(handler)
