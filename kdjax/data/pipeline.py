@@ -15,7 +15,6 @@ from typing import Any
 
 import grain
 import numpy as np
-from grain.experimental import index_shuffle
 
 from kdjax.data.augment import Augment, augment_batch
 from kdjax.data.base import Source
@@ -213,10 +212,13 @@ class _TrainingBatches:
     first = self.start + k * self.batch_size
     rows = _own_rows(first, self.batch_size, self.shard_index, self.shard_count)
     size = len(self.source)
-    records = np.array([_shuffled(row, size, self.seed) for row in rows], np.int64)
+    epochs, places = np.divmod(rows, size)
+    records = np.empty(len(rows), np.int64)
+    for epoch in np.unique(epochs):
+      own = epochs == epoch
+      records[own] = _epoch_order(size, self.seed, int(epoch))[places[own]]
     batch = self.source.read(records)
     if self.augment is not None:
-      epochs = np.asarray(rows) // size
       batch = augment_batch(batch, self.augment, seed=self.seed, epochs=epochs)
     return batch | {"mask": np.ones(len(rows), bool)}
 
@@ -232,9 +234,7 @@ class _EvaluationBatches:
     return -(-len(self.source) // self.batch_size)
 
   def __getitem__(self, k: int) -> Batch:
-    rows = np.array(
-      _own_rows(k * self.batch_size, self.batch_size, self.shard_index, self.shard_count)
-    )
+    rows = _own_rows(k * self.batch_size, self.batch_size, self.shard_index, self.shard_count)
     valid = rows < len(self.source)
     # Rows past the end read record 0 and are blanked, so that shapes need no special case.
     batch = self.source.read(np.where(valid, rows, 0))
@@ -261,19 +261,19 @@ class _Reading:
     return iter(dataset)
 
 
-def _own_rows(first: int, batch_size: int, shard_index: int, shard_count: int) -> range:
+def _own_rows(first: int, batch_size: int, shard_index: int, shard_count: int) -> np.ndarray:
   own = batch_size // shard_count
-  return range(first + shard_index * own, first + (shard_index + 1) * own)
+  return np.arange(first + shard_index * own, first + (shard_index + 1) * own)
 
 
-def _shuffled(row: int, size: int, seed: int) -> int:
-  epoch, place = divmod(row, size)
-  return index_shuffle(place, max_index=size - 1, seed=_epoch_seed(seed, epoch), rounds=4)
-
-
-@functools.lru_cache(maxsize=64)
-def _epoch_seed(seed: int, epoch: int) -> int:
-  return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
+# Drawn whole: Grain's index_shuffle, which needs no memory, is slow for sources of less than some
+# ten thousand records. Four bytes a record; a few streams at the turn of an epoch find theirs kept.
+@functools.lru_cache(maxsize=8)
+def _epoch_order(size: int, seed: int, epoch: int) -> np.ndarray:
+  order = np.arange(size, dtype=np.int32 if size < 2**31 else np.int64)
+  np.random.default_rng((seed, epoch)).shuffle(order)
+  order.setflags(write=False)
+  return order
 
 
 def _closing(iterator: Any) -> Iterator[Batch]:
