@@ -50,7 +50,7 @@ def learning_curves(curves: Curves) -> bytes | None:
     for run, metrics in curves.items():
       if name in metrics:
         steps, values = metrics[name]
-        marker = "o" if len(steps) < 25 else None
+        marker = "o" if len(steps) <= 12 else None
         axes.plot(steps, values, color=colours[run], lw=1.7, marker=marker, ms=3.5, label=run)
     axes.set_xlim(left=0)
     axes.set_title(name, fontsize=10.5, loc="left")
