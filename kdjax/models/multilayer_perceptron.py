@@ -87,7 +87,7 @@ def mlp(
   Example:
     >>> model = mlp(num_classes=10, image_shape=(8, 8, 1), hidden=(32,))
     >>> variables = model.init(jax.random.key(0))
-    >>> out, _ = model.apply(variables, {"image": jnp.zeros((2, 8, 8, 1))})
+    >>> out, _ = model.apply(variables, {"image": jax.numpy.zeros((2, 8, 8, 1))})
     >>> out.logits.shape
     (2, 10)
   """

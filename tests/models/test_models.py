@@ -1,5 +1,8 @@
 """What every model holds to: taps, types, names of axes, transformations, errors."""
 
+import doctest
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,6 +52,13 @@ def full(made, batch):
 
 def test_names_of_constructors():
   assert sorted(models.__all__) == sorted(SMALL)
+
+
+@EVERY
+def test_docstring_example(name):
+  result = doctest.testmod(sys.modules[getattr(models, name).__module__])
+  assert result.attempted > 0
+  assert result.failed == 0
 
 
 @EVERY
