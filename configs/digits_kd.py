@@ -19,12 +19,19 @@ def get_config(variant: str = "small") -> ml_collections.ConfigDict:
   config.batch_size = 128
   config.data.label_fraction = 0.1
   config.student = {"name": "mlp", "hidden": (32,)}
-  config.teacher.model = {"name": "vit", "patch": 2, "width": 64, "depth": 4, "heads": 4}
+  config.teacher.model = {
+    "name": "vit",
+    "patch": 4,
+    "width": 64,
+    "depth": 2,
+    "heads": 4,
+    "mlp_ratio": 2,
+  }
   config.teacher.train = {
-    "total_steps": 400,
+    "total_steps": 1000,
     "objective": {"name": "cross_entropy"},
     "data": {"label_fraction": 1.0, "augment": ({"name": "shift", "pixels": 1},)},
-    "optimizer": {"learning_rate": 2e-3, "warmup_steps": 50},
+    "optimizer": {"learning_rate": 3e-3, "warmup_steps": 50},
   }
   config.objective = {"name": "hinton_kd", "temperature": 4.0, "kd_weight": 0.9, "ce_weight": 0.1}
   config.optimizer.learning_rate = 3e-3

@@ -15,8 +15,8 @@ def get_config(variant: str = "small") -> ml_collections.ConfigDict:
   Both variants see labels for a tenth of the images; relations are matched on all of them.
   """
   config = digits_kd.get_config()
-  config.total_steps = 400
-  config.student = {"name": "vit", "patch": 2, "width": 24, "depth": 2, "heads": 3}
+  config.total_steps = 800
+  config.student = {"name": "vit", "patch": 4, "width": 24, "depth": 2, "heads": 3}
   relations = {"name": "minilm", "relations": ("qq", "kk", "vv"), "relation_heads": 8}
   config.objective = {
     "name": "combine",
