@@ -72,8 +72,8 @@ def writable(folder: Path) -> None:
 class Checkpoints:
   """The checkpoints of one run: saved in the background, restored onto any mesh.
 
-  Weights are Orbax items of their own, which can be read without the rest; strings and numbers that describe the run lie beside
-  them as JSON. The best checkpoints by a metric and the newest ones are kept.
+  Weights are Orbax items of their own, which can be read without the rest; strings and numbers
+  that describe the run lie beside them as JSON. The best checkpoints by a metric and the newest ones are kept.
   """
 
   def __init__(

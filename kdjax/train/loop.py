@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
@@ -56,10 +57,10 @@ class Schedule(NamedTuple):
 
 
 class Interrupted(Exception):
-  """The run was asked to stop; its checkpoint is on disk."""
+  """The job was asked to stop; what it has done is on disk."""
 
-  def __init__(self, step: int, folder: Path):
-    super().__init__(f"saved step {step} to {folder} and stopped; run the same command to go on")
+  def __init__(self, done: str):
+    super().__init__(f"{done} and stopped; run the same command to go on")
 
 
 class RunResult(NamedTuple):
@@ -210,7 +211,7 @@ def run(
   first_step = step
   latest: dict[str, Any] = {}
   with _progress(schedule, step, name) as bar:
-    window = _Window(schedule, log, bar, _rows(batch_shape))
+    window = _Window(schedule, log, bar, _rows(batch_shape), restored and restored.meta["window"])
     while step < schedule.total_steps:
       batch = place(next(data.stream), compiled.batch_sharding)
       state, pairs = compiled.step(state, compiled.frozen, batch)
@@ -227,12 +228,13 @@ def run(
         log.write(step, "eval", _scalars(evaluation))
       if due["save"] or last or stopping:
         window.flush()  # a state that came with a non-finite loss is never saved
-        saved = dict(meta) | {"step": step, "data": data.stream.get_state()}
+        position = {"step": step, "data": data.stream.get_state(), "window": window.state()}
+        saved = dict(meta) | position
         checkpoints.save(step, state, saved, evaluation and _scalars(evaluation))
       if stopping and not last:
         checkpoints.wait()
         log.close()
-        raise Interrupted(step, checkpoints.folder)
+        raise Interrupted(f"saved step {step} to {checkpoints.folder}")
   checkpoints.wait()
   log.close()
   if not latest:  # already finished before this process started
@@ -243,10 +245,10 @@ def run(
 class _Window:
   """Metrics of the steps since the last row, fetched a step late so that no step waits for them."""
 
-  def __init__(self, schedule: Schedule, log: metric_lib.MetricLog, bar: tqdm, rows: int):
+  def __init__(self, schedule: Schedule, log, bar: tqdm, rows: int, state: Any):
     self._schedule, self._log, self._bar, self._rows = schedule, log, bar, rows
     self._pending: list[tuple[int, Any]] = []
-    self._total: dict[str, Any] = {}
+    self._total: dict[str, Any] = dict(state or {})
     self._last = (time.monotonic(), bar.n)
 
   def push(self, step: int, pairs: Any) -> None:
@@ -259,6 +261,11 @@ class _Window:
     """Waits for every step so far."""
     self._fetch(self._pending)
     self._pending = []
+
+  def state(self) -> dict[str, list[float]]:
+    """What the next row has gathered so far, as JSON; after `flush`."""
+    scalars = {name: pair for name, pair in self._total.items() if np.ndim(pair[0]) == 0}
+    return {name: [float(num), float(den)] for name, (num, den) in scalars.items()}
 
   def _fetch(self, pending: list[tuple[int, Any]]) -> None:
     for step, pairs in zip(

@@ -48,7 +48,7 @@ def train(
     (result, program).
   """
   if stop():
-    raise Interrupted(0, folder)
+    raise Interrupted(f"did not begin {name}")
   mesh = make_mesh(**config["mesh"])
   data = load_data(config["data"])
   program, _ = build_program(config, data.whole, teacher)

@@ -1,0 +1,76 @@
+"""Real processes for the fault tests: start, wait for progress, kill, read what they left."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+# A run of a few seconds, with a save every 15 steps.
+SMALL = {
+  "total_steps": 120,
+  "batch_size": 64,
+  "teacher.model.depth": 1,
+  "teacher.model.width": 16,
+  "teacher.train.total_steps": 60,
+  "checkpoint.every": 15,
+  "eval.every": 60,
+  "eval.log_every": 10,
+}
+
+
+def start(workdir: Path, *, devices: int = 1, log: Path | None = None, **overrides):
+  """`python -m launch.train --config=configs/digits_kd.py` as a process of its own."""
+  fields = SMALL | overrides
+  command = [sys.executable, "-m", "launch.train", "--config=configs/digits_kd.py"]
+  command += [f"--workdir={workdir}", *(f"--config.{k}={v}" for k, v in fields.items())]
+  environment = os.environ | {
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+  }
+  output = subprocess.PIPE if log is None else log.open("a")
+  return subprocess.Popen(
+    command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, text=True
+  )
+
+
+def finish(workdir: Path, **arguments) -> dict:
+  """Runs to the end; returns `report.json`."""
+  process = start(workdir, **arguments)
+  output, _ = process.communicate(timeout=300)
+  assert process.returncode == 0, output
+  return json.loads((workdir / "report.json").read_text())
+
+
+def steps_on_disk(workdir: Path) -> int:
+  """Finished checkpoints of teacher and student together: the progress of a run."""
+  folders = (workdir / "teacher" / "checkpoints", workdir / "checkpoints")
+  names = [p.name for folder in folders if folder.is_dir() for p in folder.iterdir()]
+  return sum(int(name) for name in names if name.isdigit())
+
+
+def kill_when(process, ready, *, number=signal.SIGKILL, delay: float = 0.0, timeout: float = 120):
+  """Sends a signal some seconds after `ready()`; False if the process ended before."""
+  deadline = time.monotonic() + timeout
+  while not ready():
+    if process.poll() is not None:
+      return False
+    assert time.monotonic() < deadline, "the run made no progress"
+    time.sleep(0.01)
+  time.sleep(delay)
+  if process.poll() is not None:
+    return False
+  process.send_signal(number)
+  process.wait(timeout=120)
+  return True
+
+
+def rows(workdir: Path) -> list[dict]:
+  """The metrics log without its timings."""
+  lines = (workdir / "metrics.jsonl").read_text().splitlines()
+  return [
+    {k: v for k, v in json.loads(line).items() if k != "examples_per_second"} for line in lines
+  ]
