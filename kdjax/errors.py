@@ -1,5 +1,10 @@
 """The one error class for mistakes that a user can mend."""
 
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
 
 class KdjaxError(ValueError):
   """A mistake in a config, a file or an argument, told in one message.
@@ -7,3 +12,12 @@ class KdjaxError(ValueError):
   The message names the field or path, the value found, the value wanted and the remedy. The
   programs under `launch/` print it without a traceback and exit with status 2.
   """
+
+
+@contextlib.contextmanager
+def within(where: str) -> Iterator[None]:
+  """Puts a config field in front of the KdjaxErrors of functions that do not know it."""
+  try:
+    yield
+  except KdjaxError as error:
+    raise KdjaxError(f"{where}: {error}") from None

@@ -2,37 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import optax
 
 from kdjax import models, objectives, programs
 from kdjax.data.base import DataSet
-from kdjax.errors import KdjaxError
+from kdjax.errors import KdjaxError, within
 from kdjax.models.base import Model
 from kdjax.objectives.base import Objective
 from kdjax.objectives.combinators import combine
 from kdjax.programs.base import Program
-from kdjax.resolve import resolve
+from kdjax.resolve import check_type, hint, resolve
 from kdjax.teachers import Teacher
 from kdjax.train import optimizers
 
 Spec = Mapping[str, Any]
 
+# What `config.optimizer` holds beside the optimiser's own arguments.
+OPTIMIZER = {
+  "learning_rate": float,
+  "schedule": str,
+  "warmup_steps": int,
+  "clip_norm": float | None,
+  "groups": None,
+  "ema_decay": float | None,
+  "accumulate": int,
+}
 
-def named(namespace, spec: Spec, field: str) -> Callable:
-  """The function that `spec["name"]` names, with the rest of `spec` as keyword arguments."""
-  if "name" not in spec:
-    raise KdjaxError(f"{field}.name is missing; what exists: {', '.join(namespace.__all__)}")
+
+def named(
+  namespace, spec: Spec, field: str, *, given: Collection[str] = (), also: Iterable[str] = ()
+) -> Callable:
+  """The function that `spec["name"]` names, with the rest of `spec` as keyword arguments.
+
+  `given` and `also` are as in `resolve`.
+  """
+  if not isinstance(spec, Mapping) or "name" not in spec:
+    raise KdjaxError(f"{field}.name is missing{hint('', namespace.__all__)}")
   arguments = {key: value for key, value in spec.items() if key != "name"}
-  return resolve(namespace, spec["name"], arguments, field=f"{field}.name")
+  return resolve(namespace, spec["name"], arguments, field=f"{field}.name", given=given, also=also)
+
+
+def made(namespace, spec: Spec, field: str, *, also: Iterable[str] = ()) -> Any:
+  """What the function that `spec` names returns; what it finds wrong is told with `field`."""
+  function = named(namespace, spec, field, also=also)
+  with within(field):
+    return function()
 
 
 def build_model(spec: Spec, data: DataSet, field: str) -> Model:
   """A model for a data set; `num_classes` and `image_shape` are the data's unless given."""
   shape = {"num_classes": data.num_classes, "image_shape": data.image_shape}
-  model = named(models, shape | dict(spec), field)()
+  model = made(models, shape | dict(spec), field)
   if model.num_classes < data.num_classes:
     raise KdjaxError(
       f"{field}.num_classes = {model.num_classes}, but the data set {data.name!r} has"
@@ -44,20 +67,22 @@ def build_model(spec: Spec, data: DataSet, field: str) -> Model:
 def build_objective(spec: Spec, field: str = "config.objective") -> Objective:
   """An objective by name, or `combine` with `terms`: name to {weight, objective}."""
   if spec.get("name") != "combine":
-    return named(objectives, spec, field)()
+    objective = made(objectives, spec, field)
+    # Layers and shapes are known only when the functions are traced.
+    prepare = objective.prepare and within(field)(objective.prepare)
+    return objective._replace(
+      init=within(field)(objective.init), apply=within(field)(objective.apply), prepare=prepare
+    )
   terms = spec.get("terms")
-  if not terms or set(spec) != {"name", "terms"}:
+  if not terms or not isinstance(terms, Mapping) or set(spec) != {"name", "terms"}:
     raise KdjaxError(f"{field}: combine takes exactly the field terms, which must not be empty")
   parts = {}
   for name, term in terms.items():
-    if set(term) != {"weight", "objective"}:
-      raise KdjaxError(
-        f"{field}.terms.{name} must have the fields weight and objective; it has {sorted(term)}"
-      )
-    parts[name] = (
-      float(term["weight"]),
-      build_objective(term["objective"], f"{field}.terms.{name}.objective"),
-    )
+    own = f"{field}.terms.{name}"
+    if not isinstance(term, Mapping) or set(term) != {"weight", "objective"}:
+      raise KdjaxError(f"{own} = {term!r} must have exactly the fields weight and objective")
+    check_type(term["weight"], float, f"{own}.weight")
+    parts[name] = (float(term["weight"]), build_objective(term["objective"], f"{own}.objective"))
   return combine(parts)
 
 
@@ -65,15 +90,19 @@ def build_optimizer(
   spec: Spec, total_steps: int
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
   """The optimiser of `config.optimizer`, and its learning rate by step."""
-  spec = dict(spec)
+  if "learning_rate" not in spec:
+    raise KdjaxError("config.optimizer.learning_rate is missing; give it, such as 1e-3")
+  for name in OPTIMIZER.keys() & spec.keys():
+    check_type(spec[name], OPTIMIZER[name], f"config.optimizer.{name}")
   rate = optimizers.schedule(
-    spec.pop("learning_rate"),
-    kind=spec.pop("schedule", "constant"),
+    spec["learning_rate"],
+    kind=spec.get("schedule", "constant"),
     total_steps=total_steps,
-    warmup_steps=spec.pop("warmup_steps", 0),
+    warmup_steps=spec.get("warmup_steps", 0),
   )
-  shared = {key: spec.pop(key) for key in ("clip_norm", "groups") if key in spec}
-  direction = named(optimizers, spec, "config.optimizer")()
+  own = {key: value for key, value in spec.items() if key not in OPTIMIZER}
+  direction = made(optimizers, own, "config.optimizer", also=OPTIMIZER)
+  shared = {key: spec[key] for key in ("clip_norm", "groups") if key in spec}
   return optimizers.make_optimizer(direction, rate, **shared), rate
 
 
@@ -94,9 +123,11 @@ def build_program(
     KdjaxError: anything in the config that does not exist, does not fit or is out of range.
   """
   student = build_model(config["student"], data, "config.student")
-  optimizer = dict(config["optimizer"])
-  own = {key: optimizer.pop(key) for key in ("ema_decay", "accumulate") if key in optimizer}
+  optimizer = config["optimizer"]
   tx, _ = build_optimizer(optimizer, config["total_steps"])
-  make = named(programs, config["program"], "config.program")
+  own = {key: optimizer[key] for key in ("ema_decay", "accumulate") if key in optimizer}
+  make = named(
+    programs, config["program"], "config.program", given=("teacher", "ema_decay", "accumulate")
+  )
   program = make(student, build_objective(config["objective"]), tx, teacher=teacher, **own)
   return program, student

@@ -10,6 +10,7 @@ import jax
 import optax
 
 from kdjax.errors import KdjaxError
+from kdjax.resolve import check_type, hint
 
 PyTree = Any
 __all__ = ["adam", "adamw", "sgd"]
@@ -69,9 +70,7 @@ def schedule(
     ),
   }
   if kind not in kinds:
-    raise KdjaxError(
-      f"config.optimizer.schedule = {kind!r} does not exist; what exists: {', '.join(kinds)}"
-    )
+    raise KdjaxError(f"config.optimizer.schedule = {kind!r} does not exist{hint(kind, kinds)}")
   if warmup_steps == 0:
     return kinds[kind]()
   warmup = optax.linear_schedule(0.0, learning_rate, warmup_steps)
@@ -112,8 +111,10 @@ def make_optimizer(
 
 def _group(group: Mapping[str, Any], index: int) -> tuple[re.Pattern, float]:
   field = f"config.optimizer.groups[{index}]"
-  if set(group) != {"pattern", "scale"}:
-    raise KdjaxError(f"{field} must have the fields pattern and scale; it has {sorted(group)}")
+  if not isinstance(group, Mapping) or set(group) != {"pattern", "scale"}:
+    raise KdjaxError(f"{field} must have the fields pattern and scale; it is {group!r}")
+  check_type(group["pattern"], str, f"{field}.pattern")
+  check_type(group["scale"], float, f"{field}.scale")
   try:
     return re.compile(group["pattern"]), float(group["scale"])
   except re.error as error:

@@ -15,7 +15,7 @@ from kdjax.data.base import DataSet
 from kdjax.errors import KdjaxError
 from kdjax.programs.replicate import interleave
 from kdjax.resolve import check_type
-from kdjax.train.build import named
+from kdjax.train.build import made
 from kdjax.train.config import Config
 from kdjax.train.loop import Data
 from kdjax.train.mesh import batch_sharding, data_shard
@@ -53,10 +53,12 @@ def _load(spec: str) -> Splits:
   own = json.loads(spec)
   if not own.get("path"):  # the source's own default; some have no path at all
     own.pop("path", None)
-  shared = {name: own.pop(name) for name in SHARED if name in own}
-  for name, value in shared.items():
-    check_type(value, SHARED[name], f"config.data.{name}")
-  whole = named(sources, own, "config.data")()
+  for name, kind in SHARED.items():
+    if name not in own:
+      raise KdjaxError(f"config.data.{name} is missing; start from configs/base.py")
+    check_type(own[name], kind, f"config.data.{name}")
+  shared = {name: own.pop(name) for name in SHARED}
+  whole = made(sources, own, "config.data", also=SHARED)
   train, validation = whole.train, None
   if shared["validation_fraction"]:
     train, validation = labels.split_off(train, shared["validation_fraction"], seed=shared["seed"])
@@ -93,7 +95,8 @@ def evaluation_passes(source: Any, batch_size: int, mesh: Mesh) -> Callable[[], 
 
 
 def _augmentation(specs: Sequence[Mapping[str, Any]]):
-  parts = [named(augment, spec, f"config.data.augment[{i}]")() for i, spec in enumerate(specs)]
+  check_type(specs, list, "config.data.augment")
+  parts = [made(augment, spec, f"config.data.augment[{i}]") for i, spec in enumerate(specs)]
   return augment.compose(*parts) if parts else None
 
 
