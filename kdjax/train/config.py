@@ -7,51 +7,92 @@ from collections.abc import Mapping
 from typing import Any
 
 from kdjax.errors import KdjaxError
-from kdjax.resolve import check_type
+from kdjax.resolve import check_type, hint
 
 Config = dict[str, Any]
 
-# Every config has these fields; `configs/base.py` gives each a default.
+# Every config has these fields; `configs/base.py` gives each a default. The fields of a `dict` are
+# checked where they are read: most are arguments of the function that it names.
 FIELDS: Mapping[str, Any] = {
   "seed": int,
   "total_steps": int,
   "batch_size": int,
-  "mesh": dict,
+  "mesh": {"data": int, "fsdp": int, "tensor": int},
   "data": dict,
   "student": dict,
-  "teacher": dict,
+  "teacher": {
+    "kind": str,
+    "model": dict,
+    "checkpoint": None,  # a folder or several
+    "count": int,
+    "dtype": str | None,
+    "decay": float,
+    "train": dict,
+  },
   "objective": dict,
   "program": dict,
   "optimizer": dict,
-  "checkpoint": dict,
-  "eval": dict,
+  "checkpoint": {"every": int, "keep_last": int, "keep_best": int},
+  "eval": {
+    "every": int,
+    "batch_size": int,
+    "log_every": int,
+    "best_metric": str,
+    "higher_is_better": bool,
+  },
   "baseline": dict,
-  "compare": dict,
+  "compare": {
+    "title": str,
+    "names": {"baseline": str, "method": str},
+    "train_baseline": bool,
+    "vectorize": bool,
+  },
+}
+AT_LEAST = {
+  "seed": 0,
+  "total_steps": 1,
+  "batch_size": 1,
+  "teacher.count": 1,
+  "checkpoint.every": 1,
+  "checkpoint.keep_best": 0,
+  "eval.every": 1,
+  "eval.batch_size": 1,
+  "eval.log_every": 1,
 }
 # These may change between a run and its resumption.
 NOT_IDENTITY = ("mesh", "checkpoint", "eval", "compare", "baseline", "teacher")
 
 
 def check_config(config: Config) -> None:
-  """Raises KdjaxError for missing, unknown or mistyped top-level fields and values out of range."""
-  for name in config:
-    if name not in FIELDS:
-      raise KdjaxError(f"config.{name} does not exist; what exists: {', '.join(FIELDS)}")
-  for name, kind in FIELDS.items():
-    if name not in config:
-      raise KdjaxError(f"config.{name} is missing; start from configs/base.py")
+  """Raises KdjaxError for fields that are missing, unknown, of the wrong type or out of range."""
+  # A config without a teacher says so with an empty mapping.
+  _check_fields(config, FIELDS if config.get("teacher") else FIELDS | {"teacher": dict}, "config")
+
+
+def _check_fields(values: Any, fields: Mapping[str, Any], path: str) -> None:
+  _check_mapping(values, path)
+  for name in values:
+    if name not in fields:
+      raise KdjaxError(f"{path}.{name} does not exist{hint(name, fields)}")
+  for name, kind in fields.items():
+    field = f"{path}.{name}"
+    if name not in values:
+      raise KdjaxError(f"{field} is missing; start from configs/base.py")
+    value = values[name]
     if kind is dict:
-      if not isinstance(config[name], Mapping):
-        raise KdjaxError(f"config.{name} = {config[name]!r} must have fields of its own")
+      _check_mapping(value, field)
+    elif isinstance(kind, Mapping):
+      _check_fields(value, kind, field)
     else:
-      check_type(config[name], kind, f"config.{name}")
-  for name in ("total_steps", "batch_size"):
-    if config[name] < 1:
-      raise KdjaxError(f"config.{name} = {config[name]} must be at least 1")
-  for section, name in (("eval", "every"), ("eval", "log_every"), ("checkpoint", "every")):
-    value = config[section].get(name)
-    if type(value) is not int or value < 1:  # a bool is no int here
-      raise KdjaxError(f"config.{section}.{name} = {value!r} must be an int of at least 1")
+      check_type(value, kind, field)
+      least = AT_LEAST.get(field.removeprefix("config."))
+      if least is not None and value < least:
+        raise KdjaxError(f"{field} = {value} must be at least {least}")
+
+
+def _check_mapping(value: Any, path: str) -> None:
+  if not isinstance(value, Mapping):
+    raise KdjaxError(f"{path} = {value!r} must have fields of its own")
 
 
 def merge(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Config:
