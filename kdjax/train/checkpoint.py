@@ -73,7 +73,8 @@ class Checkpoints:
   """The checkpoints of one run: saved in the background, restored onto any mesh.
 
   Weights are Orbax items of their own, which can be read without the rest; strings and numbers
-  that describe the run lie beside them as JSON. The best checkpoints by a metric and the newest ones are kept.
+  that describe the run lie beside them as JSON. The best checkpoints by a metric and the newest
+  ones are kept.
   """
 
   def __init__(

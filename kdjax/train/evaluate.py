@@ -6,12 +6,13 @@ from pathlib import Path
 
 import jax
 
+from kdjax.errors import KdjaxError
 from kdjax.evaluation.classification import classification
 from kdjax.models.base import ModelVars
 from kdjax.train.build import build_model
 from kdjax.train.config import Config, check_config
 from kdjax.train.loop import summarize
-from kdjax.train.mesh import TEACHER_RULES, check_batch, make_mesh, place, batch_sharding
+from kdjax.train.mesh import TEACHER_RULES, batch_sharding, check_batch, make_mesh, place
 from kdjax.train.pretrained import load_model
 from kdjax.train.streams import evaluation_passes, load_data
 
@@ -34,10 +35,13 @@ def evaluate_checkpoint(
   """
   check_config(config)
   mesh = make_mesh(**config["mesh"])
-  check_batch(config["eval"]["batch_size"], mesh)
+  check_batch(config["eval"]["batch_size"], mesh, field="config.eval.batch_size")
   splits = load_data(config["data"])
+  if which == "teacher" and not config["teacher"]:
+    raise KdjaxError("config.teacher is empty: this config has no teacher to evaluate")
+  field = {"student": "config.student", "teacher": "config.teacher.model"}[which]
   spec = config["student"] if which == "student" else config["teacher"]["model"]
-  model = build_model(spec, splits.whole, f"config.{which}")
+  model = build_model(spec, splits.whole, field)
   weights = load_model(folder, model, mesh, TEACHER_RULES)
 
   @jax.jit

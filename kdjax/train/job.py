@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from kdjax.errors import KdjaxError, within
+from kdjax.evaluation.classification import finalize
+from kdjax.resolve import hint
 from kdjax.teachers import Teacher
 from kdjax.train import report
 from kdjax.train.build import build_program
@@ -49,8 +54,7 @@ def run_job(config: Config, workdir: Path, *, stop: Stop = lambda: False) -> dic
   runs = [("method", workdir)]
   if config["compare"]["train_baseline"]:
     runs.insert(0, ("baseline", workdir / names["baseline"]))
-  for variant, _ in runs:
-    dry_run(variant_of(config, variant))
+  dry_run(config, [variant for variant, _ in runs])
   teacher, results, folders = prepare_teacher(config, workdir, stop=stop)
 
   reliability, agreement = {}, {}
@@ -103,6 +107,7 @@ def teacher_config(config: Config, index: int = 0) -> Config:
   """The config of the run that trains the teacher (the `index`-th of an ensemble)."""
   spec = config["teacher"]
   own = merge(config, spec["train"])
+  check_config(own)
   return own | {
     "student": spec["model"],
     "seed": own["seed"] + 1000 + index,  # a teacher is not the student's twin
@@ -110,26 +115,57 @@ def teacher_config(config: Config, index: int = 0) -> Config:
   }
 
 
-def dry_run(config: Config) -> None:
-  """Traces a run without computing anything, so that mistakes cost nothing.
+def dry_run(config: Config, variants: Sequence[str] = ("method",)) -> None:
+  """Traces the runs of a job without computing anything, so that mistakes cost nothing.
+
+  Args:
+    config: checked by itself.
+    variants: "method", "baseline" or both. The run that trains the teacher, if any, comes last:
+      then what is said to be wrong with it is not wrong with the others too.
 
   Raises:
     KdjaxError: whatever is wrong with the config, its data or the mesh.
   """
+  for variant in sorted(variants, reverse=True):
+    with within("config.baseline") if variant == "baseline" else contextlib.nullcontext():
+      own = variant_of(config, variant)
+      check_config(own)
+      teacher = None
+      if own["teacher"]:
+        teacher = build_teacher(own, load_data(own["data"]).whole, abstract=True)
+      metrics = trace(own, teacher)
+      if own["eval"]["best_metric"] not in metrics:
+        name = own["eval"]["best_metric"]
+        raise KdjaxError(
+          f"config.eval.best_metric = {name!r} is not evaluated{hint(name, metrics)}"
+        )
+  if trains_teacher(config):
+    with within("config.teacher.train"):
+      trace(teacher_config(config), None)
+
+
+def trace(config: Config, teacher: Teacher | None) -> list[str]:
+  """Traces one run; the names of its final scalar metrics."""
   mesh = make_mesh(**config["mesh"])
   check_batch(config["batch_size"], mesh)
+  check_batch(config["eval"]["batch_size"], mesh, field="config.eval.batch_size")
   data = load_data(config["data"])
-  teacher = None
-  if config["teacher"]:
-    teacher = build_teacher(config, data.whole, abstract=True)
-    if config["teacher"]["kind"] != "ema" and not config["teacher"]["checkpoint"]:
-      own = teacher_config(config)
-      build_program(own, load_data(own["data"]).whole, None)
   program, _ = build_program(config, data.whole, teacher)
-  stream = open_data(config, data, mesh, program.streams).stream
-  batch = jax.eval_shape(lambda: jax.tree.map(jax.numpy.asarray, next(stream)))
+  read = open_data(config, data, mesh, program.streams)
+  batch, held_out = jax.eval_shape(
+    lambda: jax.tree.map(jnp.asarray, (next(read.stream), next(iter(read.evaluation()))))
+  )
   compiled = compile_program(program, mesh, batch)
   jax.eval_shape(compiled.step, compiled.abstract_state, program.frozen, batch)
+  pairs = jax.eval_shape(compiled.evaluate, compiled.abstract_state, program.frozen, held_out)
+  metrics = finalize(jax.tree.map(lambda pair: np.ones(pair.shape), pairs))
+  return [name for name, value in metrics.items() if isinstance(value, float)]
+
+
+def trains_teacher(config: Config) -> bool:
+  """Whether the job trains its teacher, rather than load it or average the student."""
+  spec = config["teacher"]
+  return bool(spec) and spec["kind"] != "ema" and not spec["checkpoint"]
 
 
 def prepare_teacher(
@@ -139,7 +175,7 @@ def prepare_teacher(
   spec = config["teacher"]
   results: dict[str, dict] = {}
   folders: dict[str, Path] = {}
-  if spec and spec["kind"] != "ema" and not spec["checkpoint"]:
+  if trains_teacher(config):
     for index in range(spec["count"]):
       row = "teacher" if spec["count"] == 1 else f"teacher_{index}"
       folders[row] = workdir / row

@@ -112,13 +112,14 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(BATCH))
 
 
-def check_batch(batch_size: int, mesh: Mesh) -> None:
+def check_batch(batch_size: int, mesh: Mesh, *, field: str = "config.batch_size") -> None:
   """Raises KdjaxError unless the global batch divides over the mesh's batch axes."""
   ways = math.prod(mesh.shape[axis] for axis in BATCH)
   if batch_size < 1 or batch_size % ways:
     raise KdjaxError(
-      f"config.batch_size = {batch_size} is not divisible by the {ways} devices along"
-      f" config.mesh.data x config.mesh.fsdp = {mesh.shape['data']} x {mesh.shape['fsdp']}"
+      f"{field} = {batch_size} is not divisible by the {ways} devices along config.mesh.data x"
+      f" config.mesh.fsdp = {mesh.shape['data']} x {mesh.shape['fsdp']}; make it a multiple of"
+      f" {ways}, or the mesh smaller"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,17 @@ import jax
 
 from kdjax import teachers
 from kdjax.data.base import DataSet
-from kdjax.errors import KdjaxError
+from kdjax.errors import KdjaxError, within
 from kdjax.models.base import Model, ModelVars
+from kdjax.resolve import hint
 from kdjax.teachers import Teacher
 from kdjax.train.build import build_model
 from kdjax.train.checkpoint import FOLDER, Checkpoints
 from kdjax.train.config import Config
 from kdjax.train.mesh import TEACHER_RULES, make_mesh, shardings
+
+KINDS = ("ema", "frozen")
+DTYPES = ("float32", "bfloat16", "float16", None)
 
 
 def build_teacher(
@@ -35,21 +40,28 @@ def build_teacher(
   """
   spec = config["teacher"]
   if spec["kind"] == "ema":
-    return teachers.ema(build_model(config["student"], data, "config.student"), decay=spec["decay"])
+    student = build_model(config["student"], data, "config.student")
+    with within("config.teacher"):
+      return teachers.ema(student, decay=spec["decay"])
   if spec["kind"] != "frozen":
     raise KdjaxError(
-      f"config.teacher.kind = {spec['kind']!r} does not exist; what exists: ema, frozen"
+      f"config.teacher.kind = {spec['kind']!r} does not exist{hint(spec['kind'], KINDS)}"
     )
+  if spec["dtype"] not in DTYPES:
+    known = ", ".join(map(str, DTYPES))
+    raise KdjaxError(f"config.teacher.dtype = {spec['dtype']!r} must be one of {known}")
   model = build_model(spec["model"], data, "config.teacher.model")
   given = [Path(path) for path in _paths(spec["checkpoint"])]
   folders = given or list(trained)
   if abstract:
     weights = [jax.eval_shape(model.init, jax.random.key(0))] * (len(given) or spec["count"])
-    for folder in given:
-      find_checkpoints(folder)
+    with within("config.teacher.checkpoint"):
+      for folder in given:
+        find_checkpoints(folder)
   else:
     mesh = make_mesh(**config["mesh"])
-    weights = [load_model(folder, model, mesh, TEACHER_RULES) for folder in folders]
+    with within("config.teacher.checkpoint") if given else contextlib.nullcontext():
+      weights = [load_model(folder, model, mesh, TEACHER_RULES) for folder in folders]
   members = [_cast(model, w, spec["dtype"], abstract) for w in weights]
   return members[0] if len(members) == 1 else teachers.ensemble(members)
 
@@ -61,8 +73,11 @@ def _cast(model: Model, weights: ModelVars, dtype: str | None, abstract: bool) -
   return teachers.frozen(model, shape)
 
 
-def _paths(checkpoint: str | Sequence[str]) -> list[str]:
-  return [p for p in ([checkpoint] if isinstance(checkpoint, str) else checkpoint) if p]
+def _paths(checkpoint: Any) -> list[str]:
+  paths = [checkpoint] if isinstance(checkpoint, str) else checkpoint
+  if not isinstance(paths, list | tuple) or not all(isinstance(path, str) for path in paths):
+    raise KdjaxError(f"config.teacher.checkpoint = {checkpoint!r} must be a folder or several")
+  return [path for path in paths if path]
 
 
 def find_checkpoints(folder: Path) -> Path:
@@ -86,7 +101,7 @@ def load_model(folder: Path, model: Model, mesh, rules: Mapping[str, Any]) -> Mo
   checkpoints = Checkpoints(find_checkpoints(folder), read_only=True)
   names = {"params": "params", "model_state": "state"}
   newest = checkpoints.read_meta()
-  if any(name.startswith("ema/") for name in newest["shapes"]):
+  if any(name.startswith("ema/") for name in newest.get("shapes", ())):
     names = {"ema": "params", "model_state": "state"}
   found = checkpoints.restore(
     {item: getattr(abstract, field) for item, field in names.items()},
