@@ -6,6 +6,8 @@ from kdjax.objectives.base import (
   ObjectiveVars,
   Taps,
   Term,
+  counts,
+  total,
 )
 from kdjax.objectives.combinators import combine, map_logits, on_layers, scheduled, token_level
 from kdjax.objectives.logits import cross_entropy, hinton_kd, logit_kd

@@ -109,13 +109,18 @@ def counts(result: ObjectiveResult) -> dict[str, Array]:
   return {name: masked_sum(term.values, term.where)[1] for name, term in result.loss.items()}
 
 
-def total(result: ObjectiveResult, count: Mapping[str, Array]) -> Float[Array, ""]:
-  """The scalar to differentiate: weighted sums of the terms over the given (global) counts.
+def total(result: ObjectiveResult, count: Mapping[str, Array] | None = None) -> Float[Array, ""]:
+  """The scalar to differentiate: the weighted sum of the terms' means.
 
-  `count` is an argument since under accumulation it covers the whole batch, not this micro-batch.
-  Summing the totals of all micro-batches gives the loss of the whole batch. A term without valid
-  elements counts as 0.
+  Args:
+    result: what an objective returned.
+    count: what each term's sum is divided by; its own number of valid elements where None. Under
+      accumulation it is that of the whole batch, so that the totals of the micro-batches add up.
+
+  Returns:
+    float32; a term without valid elements counts as 0.
   """
+  count = counts(result) if count is None else count
   parts = [
     term.weight * masked_sum(term.values, term.where)[0] / jnp.maximum(count[name], 1)
     for name, term in result.loss.items()

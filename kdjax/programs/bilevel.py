@@ -85,7 +85,7 @@ def bilevel(
     )
     own = ObjectiveVars(weights, state.objective_state.state)
     result = objective.apply(own, outputs, told, batch, step=state.step, rng=objective_key)
-    return base.total(result, base.counts(result))
+    return base.total(result)
 
   # The second derivative would otherwise keep two forward passes' activations alive.
   @jax.checkpoint

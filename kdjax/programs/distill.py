@@ -113,7 +113,7 @@ def distill(
 
   def loss_fn(trained, state, frozen, batch, model_state, key, count):
     result, model_state = forward(trained, state, frozen, batch, model_state, key)
-    loss = base.total(result, base.counts(result) if count is None else count)
+    loss = base.total(result, count)
     return loss, (model_state, loss, base.metrics(result), result.stats)
 
   gradient = jax.grad(loss_fn, has_aux=True)

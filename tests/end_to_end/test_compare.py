@@ -1,0 +1,57 @@
+"""Comparisons: pairs of seeds, a file that says what was found, resumption."""
+
+import json
+
+import numpy as np
+import pytest
+
+from configs import digits_kd, minilm, nd_loss, taid, talking_models, tgeo_kd
+from kdjax.train.compare import run_compare
+
+
+def tiny(module, **overrides) -> dict:
+  """A config of the module with a short run and a small teacher."""
+  config = module.get_config()
+  config.total_steps = 8
+  config.batch_size = 32
+  config.teacher.train.total_steps = 8
+  config.teacher.train.optimizer = {"learning_rate": 3e-3}
+  config.checkpoint.every = config.eval.every = 4
+  config.eval.log_every = 2
+  config.update(overrides)
+  return config.to_dict()
+
+
+@pytest.mark.parametrize(
+  "module", [nd_loss, minilm, talking_models, tgeo_kd, taid], ids=lambda m: m.__name__
+)
+def test_every_method_runs_beside_its_baseline(module, tmp_path):
+  comparison = run_compare(tiny(module), tmp_path, seeds=2)
+  saved = json.loads((tmp_path / "comparison.json").read_text())
+  values = saved["variants"]
+  assert saved["metric"] == "accuracy" and saved["higher_is_better"] is True
+  assert {len(values["baseline"]), len(values["method"])} == {2}
+  difference = np.mean(values["method"]) - np.mean(values["baseline"])
+  assert saved["paired_difference"] == pytest.approx(difference)
+  assert saved["mean"]["method"] == pytest.approx(np.mean(values["method"]))
+  assert (tmp_path / "comparison.png").stat().st_size > 1000
+  assert all(name in comparison["table"] for name in module.get_config().compare.names.values())
+
+
+def test_one_program_for_all_seeds_gives_what_one_run_each_gives(tmp_path):
+  together = run_compare(tiny(digits_kd), tmp_path / "a", seeds=2)
+  apart = tiny(digits_kd)
+  apart["compare"]["vectorize"] = False
+  apart = run_compare(apart, tmp_path / "b", seeds=2)
+  for variant in ("baseline", "method"):
+    # 597 test images: at most one of them may fall the other way by rounding.
+    np.testing.assert_allclose(
+      together["variants"][variant], apart["variants"][variant], atol=1.01 / 597
+    )
+
+
+def test_a_second_call_goes_on_where_the_first_stopped(tmp_path):
+  first = run_compare(tiny(digits_kd), tmp_path, seeds=2)
+  logged = (tmp_path / "method" / "metrics.jsonl").read_text()
+  assert run_compare(tiny(digits_kd), tmp_path, seeds=2)["variants"] == first["variants"]
+  assert (tmp_path / "method" / "metrics.jsonl").read_text() == logged

@@ -1,0 +1,31 @@
+"""The README's code runs, and its tables name what is there."""
+
+import re
+from pathlib import Path
+
+from kdjax import objectives
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_library_snippet_trains_a_student():
+  (snippet,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+  assert len([line for line in snippet.splitlines() if line.strip()]) <= 16
+  namespace: dict = {}
+  exec(snippet, namespace)
+  assert namespace["loss"] < namespace["first"]
+
+
+def test_every_method_of_the_table_has_its_config():
+  rows = re.findall(r"^\| `(\w+)` \|.*?`configs/(\w+)\.py`", README, re.MULTILINE)
+  assert len(rows) >= 6
+  for name, config in rows:
+    assert name in objectives.__all__ and (ROOT / "configs" / f"{config}.py").exists()
+
+
+def test_commands_of_the_readme_exist():
+  for module in set(re.findall(r"python -m (launch\.\w+)", README)):
+    assert (ROOT / (module.replace(".", "/") + ".py")).exists()
+  for target in set(re.findall(r"^make (\w+)", README, re.MULTILINE)):
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
