@@ -1,22 +1,21 @@
-"""What every entry point shares: the config flag, errors without tracebacks, stopping on signals."""
+"""What every entry point shares: errors without tracebacks, the log, stopping on signals."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 from absl import app, flags
 from absl import logging as absl_logging
-from ml_collections import config_flags
 
 from kdjax.errors import KdjaxError
 from kdjax.train.loop import Interrupted
 from kdjax.train.stopping import stop_signals
-
-CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/", lock_config=True)
+from launch import options
 
 
 def run(
@@ -28,23 +27,32 @@ def run(
   """
 
   def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-      raise app.UsageError(f"unexpected arguments {argv[1:]}; flags start with --")
     # Libraries speak through absl; what they fail at reaches the user as an error of ours.
     absl_logging.set_verbosity(absl_logging.FATAL)
     _speak()
-    try:
-      with stop_signals() as stop:
-        job(CONFIG.value.to_dict(), stop)
-    except KdjaxError as error:
-      print(f"error: {error}", file=sys.stderr)
-      sys.exit(2)
-    except Interrupted as stopped:
-      print(stopped, file=sys.stderr)
+    with _one_message():
+      try:
+        with stop_signals() as stop:
+          job(options.CONFIG.value.to_dict(), stop)
+      except Interrupted as stopped:
+        print(stopped, file=sys.stderr)
+
+  def parse(argv: Sequence[str]) -> list[str]:
+    with _one_message():
+      return options.parse(argv)
 
   flags.mark_flags_as_required(["config", *required])
   jax.config.config_with_absl()
-  app.run(main)
+  app.run(main, flags_parser=parse)
+
+
+@contextlib.contextmanager
+def _one_message() -> Iterator[None]:
+  try:
+    yield
+  except KdjaxError as error:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
 
 
 def _speak() -> None:
