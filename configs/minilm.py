@@ -1,7 +1,7 @@
 """MiniLM relations between two ViTs of unequal heads, against labels alone: digits.
 
-  python -m launch.train --config=configs/minilm.py --workdir=runs/minilm
-  python -m launch.compare --config=configs/minilm.py --seeds=3 --workdir=runs/minilm_compare
+python -m launch.train --config=configs/minilm.py --workdir=runs/minilm
+python -m launch.compare --config=configs/minilm.py --seeds=3 --workdir=runs/minilm_compare
 """
 
 import ml_collections

@@ -1,7 +1,7 @@
 """KD++ (norm and direction of features) against KD: digits, a tenth of the labels.
 
-  python -m launch.train --config=configs/nd_loss.py --workdir=runs/nd_loss
-  python -m launch.compare --config=configs/nd_loss.py --seeds=3 --workdir=runs/nd_loss_compare
+python -m launch.train --config=configs/nd_loss.py --workdir=runs/nd_loss
+python -m launch.compare --config=configs/nd_loss.py --seeds=3 --workdir=runs/nd_loss_compare
 """
 
 import ml_collections

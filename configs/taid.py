@@ -1,7 +1,7 @@
 """TAID against forward KL at a constant target: digits, a tenth of the labels.
 
-  python -m launch.train --config=configs/taid.py --workdir=runs/taid
-  python -m launch.compare --config=configs/taid.py --seeds=3 --workdir=runs/taid_compare
+python -m launch.train --config=configs/taid.py --workdir=runs/taid
+python -m launch.compare --config=configs/taid.py --seeds=3 --workdir=runs/taid_compare
 """
 
 import ml_collections

@@ -1,7 +1,7 @@
 """Talking Models against labels alone: digits, a tenth of the labels.
 
-  python -m launch.train --config=configs/talking_models.py --workdir=runs/talking_models
-  python -m launch.compare --config=configs/talking_models.py --seeds=3 --workdir=runs/talking_3
+python -m launch.train --config=configs/talking_models.py --workdir=runs/talking_models
+python -m launch.compare --config=configs/talking_models.py --seeds=3 --workdir=runs/talking_3
 """
 
 import ml_collections

@@ -13,7 +13,7 @@ from configs import digits_kd
 
 
 def get_config(variant: str = "small") -> ml_collections.ConfigDict:
-  """`small`: two CPU cores, about a minute. `paper`: the batch and rates of the re-implementation."""
+  """`small`: two CPU cores, about a minute. `paper`: the re-implementation's outer rate."""
   config = digits_kd.get_config()
   config.data.label_fraction = 1.0
   config.data.validation_fraction = 0.1

@@ -72,6 +72,7 @@ class Objective(NamedTuple):
   Attributes:
     apply: `apply(vars, student, teacher, batch, *, step, rng) -> ObjectiveResult`. `student` and
       `teacher` are `Outputs` with the fields named in `taps`; no gradient reaches the teacher's.
+      `rng` may be None for an objective that draws nothing.
     taps: what `apply` reads.
     init: `init(rng, student, teacher, batch) -> ObjectiveVars`; reads shapes and dtypes only.
     update: `update(state, stats, *, step) -> state`, once per optimiser step. Every leaf of `stats`

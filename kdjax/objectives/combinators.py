@@ -318,6 +318,6 @@ def _union(every) -> Taps:
   )
 
 
-def _key(rng: jax.Array, name: str) -> jax.Array:
+def _key(rng: jax.Array | None, name: str) -> jax.Array | None:
   # From the name alone, so that adding a part leaves the others' initial values as they were.
-  return jax.random.fold_in(rng, zlib.crc32(name.encode()))
+  return None if rng is None else jax.random.fold_in(rng, zlib.crc32(name.encode()))

@@ -1,0 +1,145 @@
+"""What the training loop costs over the bare compiled step, and a chunked loss over a plain one.
+
+  python -m benchmarks.loop_overhead
+
+Everything is measured in one process, in turn, several times; ratios are of medians.
+"""
+
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from configs import fashion_mnist_kd
+from kdjax import losses, objectives, teachers
+from kdjax.data import arrays
+from kdjax.data.pipeline import evaluation_batches, training_stream
+from kdjax.objectives.combinators import token_level
+from kdjax.outputs import Outputs
+from kdjax.train import build
+from kdjax.train.checkpoint import Checkpoints
+from kdjax.train.loop import Data, Schedule, compile_program, run
+from kdjax.train.mesh import make_mesh, place
+
+STEPS, ROUNDS = 300, 5
+
+
+def image_program():
+  """The program of `configs/fashion_mnist_kd.py` with a random teacher, and random images."""
+  config = fashion_mnist_kd.get_config().to_dict()
+  key = jax.random.key(0)
+  images = jax.device_get(jax.random.uniform(key, (6000, 28, 28, 1)))
+  labels = jax.device_get(jax.random.randint(key, (6000,), 0, 10))
+  data = arrays(images, labels, images[:500], labels[:500])
+  model = build.build_model(config["teacher"]["model"], data, "config.teacher.model")
+  teacher = teachers.frozen(model, model.init(jax.random.key(1)))
+  program, _ = build.build_program(config, data, teacher)
+  return program, data, config["batch_size"]
+
+
+def loop_overhead() -> float:
+  """Median seconds of the loop over median seconds of the bare step, for equal steps."""
+  program, data, batch_size = image_program()
+  mesh = make_mesh(data=1)
+  bare, looped = [], []
+  batch = next(training_stream(data.train, batch_size=batch_size, seed=0))
+  for _ in range(ROUNDS):
+    compiled = compile_program(program, mesh, batch)
+    placed = place(batch, compiled.batch_sharding)
+    frozen = jax.device_put(program.frozen, compiled.frozen_shardings)
+    state = compiled.init(jax.random.key(0))
+    state, _ = compiled.step(state, frozen, placed)
+    jax.block_until_ready(state)
+    start = time.perf_counter()
+    for _ in range(STEPS):
+      state, _ = compiled.step(state, frozen, placed)
+    jax.block_until_ready(state)
+    bare.append(time.perf_counter() - start)
+    looped.append(timed_loop(program, data, batch_size, mesh))
+  return statistics.median(looped) / statistics.median(bare)
+
+
+class Timed:
+  """A stream that notes when its second and its last batch are asked for."""
+
+  def __init__(self, stream):
+    self.stream, self.times = stream, []
+
+  def __next__(self):
+    self.times.append(time.perf_counter())
+    return next(self.stream)
+
+  def get_state(self):
+    return self.stream.get_state()
+
+  def set_state(self, state):
+    self.stream.set_state(state)
+    self.times = []
+
+
+def timed_loop(program, data, batch_size, mesh) -> float:
+  """Seconds for STEPS steps inside the loop: data, metrics and log, no evaluation, no save."""
+  folder = Path(tempfile.mkdtemp())
+  stream = Timed(training_stream(data.train, batch_size=batch_size, seed=0))
+  steps = STEPS + 2  # the first compiles, the last saves
+  try:
+    run(
+      program,
+      Data(stream, lambda: evaluation_batches(data.test, batch_size=500), lambda: ()),
+      mesh,
+      Schedule(steps, log_every=20, eval_every=10**9, save_every=10**9),
+      Checkpoints(folder / "checkpoints"),
+      workdir=folder,
+      seed=0,
+      meta={},
+      matches=lambda meta: None,
+    )
+  finally:
+    shutil.rmtree(folder)
+  return stream.times[-1] - stream.times[1]
+
+
+def chunked_loss() -> tuple[float, float]:
+  """(time, temporary memory) of a chunked forward KL with gradient over the plain one."""
+  batch, time_axis, width, vocab, chunk = 2, 256, 128, 16_384, 32
+  keys = jax.random.split(jax.random.key(0), 4)
+  hidden, told = (jax.random.normal(k, (batch, time_axis, width)) for k in keys[:2])
+  kernel, teacher_kernel = (jax.random.normal(k, (width, vocab)) for k in keys[2:])
+  inputs = (hidden, kernel, told, teacher_kernel)
+
+  def gradient(chunk_size):
+    objective = token_level(losses.forward_kl, chunk_size=chunk_size)
+
+    def loss(hidden, kernel, told, teacher_kernel):
+      if chunk_size is None:
+        student = Outputs(logits=hidden @ kernel)
+        teacher = Outputs(logits=told @ teacher_kernel)
+      else:
+        student = Outputs(hidden=hidden, head=(kernel, None))
+        teacher = Outputs(hidden=told, head=(teacher_kernel, None))
+      own = objective.init(None, student, teacher, {})
+      out = objective.apply(own, student, teacher, {}, step=jnp.int32(0), rng=None)
+      return objectives.total(out)
+
+    return jax.jit(jax.grad(loss, argnums=(0, 1))).lower(*inputs).compile()
+
+  plain, chunked = gradient(None), gradient(chunk)
+  seconds = {"plain": [], "chunked": []}
+  for _ in range(ROUNDS + 1):
+    for name, fn in (("plain", plain), ("chunked", chunked)):
+      start = time.perf_counter()
+      jax.block_until_ready(fn(*inputs))
+      seconds[name].append(time.perf_counter() - start)
+  medians = {name: statistics.median(times[1:]) for name, times in seconds.items()}
+  memory = [fn.memory_analysis().temp_size_in_bytes for fn in (chunked, plain)]
+  return medians["chunked"] / medians["plain"], memory[0] / memory[1]
+
+
+if __name__ == "__main__":
+  print(f"training loop / bare compiled step, time: {loop_overhead():.3f}")
+  ratio, memory = chunked_loss()
+  print(f"chunked / plain loss with gradient, time: {ratio:.3f}, temporary memory: {memory:.3f}")
