@@ -93,14 +93,10 @@ def check_temperature(loss: str, temperature) -> None:
     raise KdjaxError(f"{loss}: temperature is {temperature}; it must be > 0")
 
 
-def check_unit(loss: str, name: str, value, *, open_ends: bool = False, remedy: str = "") -> None:
-  """Checks a concrete number against [0, 1], or (0, 1) with `open_ends`; traced ones pass."""
-  if isinstance(value, jax.Array):
-    return
-  inside = 0 < value < 1 if open_ends else 0 <= value <= 1
-  if not inside:
-    wanted = "strictly between 0 and 1" if open_ends else "between 0 and 1"
-    raise KdjaxError(f"{loss}: {name} is {value}; it must lie {wanted}" + remedy)
+def check_unit(loss: str, name: str, value) -> None:
+  """Checks a concrete number against [0, 1]; traced ones pass."""
+  if not isinstance(value, jax.Array) and not 0 <= value <= 1:
+    raise KdjaxError(f"{loss}: {name} is {value}; it must lie between 0 and 1")
 
 
 def check_same_shape(loss: str, name_a: str, a: Array, name_b: str, b: Array) -> None:

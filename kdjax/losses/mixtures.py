@@ -126,16 +126,16 @@ def generalized_jsd(
   r"""Generalised Jensen-Shannon divergence, from forward KL (beta near 0) to reverse KL (near 1).
 
   beta KL(p || m) + (1 - beta) KL(q || m) with m = beta p + (1 - beta) q, p the teacher and q the
-  student. This formula, the paper's, shrinks to 0 at both ends, and its gradient with it, so a
-  beta of exactly 0 or 1 is refused: call `forward_kl` or `reverse_kl`, which is what TRL and Liger
-  put there (and is why their loss jumps at the ends). With `rescaled` the formula is divided by
-  beta (1 - beta): continuous on all of [0, 1], equal to `forward_kl` at 0 and `reverse_kl` at 1,
-  and four times the plain value at 0.5. `js_distance(lam)` of DistiLLM is beta = 1 - lam.
+  student. This formula, the paper's, shrinks to 0 towards both ends, and its gradient with it;
+  exactly at 0 and 1 the value is `forward_kl` and `reverse_kl`, as in TRL and Liger, so the loss
+  jumps there. With `rescaled` the formula is divided by beta (1 - beta): continuous on all of
+  [0, 1] with the same two ends, and four times the plain value at 0.5. `js_distance(lam)` of
+  DistiLLM is beta = 1 - lam.
 
   Args:
     student_logits: [..., V], unnormalised, any float dtype.
     teacher_logits: [..., V], same shape and class order; no gradient flows here.
-    beta: the teacher's share of the mixture; in (0, 1), or [0, 1] when rescaled. May be traced.
+    beta: the teacher's share of the mixture, in [0, 1]. May be traced.
     rescaled: divides by beta (1 - beta), without loss of accuracy near the ends. Static.
     temperature: > 0, dimensionless; divides both sides. May be traced.
     axis: the class axis, static.
@@ -159,13 +159,7 @@ def generalized_jsd(
     Mistakes", ICLR 2024, https://arxiv.org/abs/2306.13649
   """
   name = "generalized_jsd"
-  _common.check_unit(
-    name,
-    "beta",
-    beta,
-    open_ends=not rescaled,
-    remedy="" if rescaled else " (at the ends use forward_kl or reverse_kl, or pass rescaled=True)",
-  )
+  _common.check_unit(name, "beta", beta)
   student, teacher, where = _common.align(
     name, student_logits, teacher_logits, temperature=temperature, axis=axis, where=where
   )
@@ -173,7 +167,8 @@ def generalized_jsd(
   log_p, log_q = jax.nn.log_softmax(teacher), jax.nn.log_softmax(student)
   value = _kl_to_mixture(log_p, log_q, 1.0 - beta) + _kl_to_mixture(log_q, log_p, beta)
   if not rescaled:
-    value = beta * (1.0 - beta) * value
+    scale = beta * (1.0 - beta)
+    value = jnp.where(scale > 0, scale, 1.0) * value
   return _common.masked(value, where)
 
 

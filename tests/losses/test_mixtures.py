@@ -127,10 +127,20 @@ def test_disjoint_sides_reach_the_bounds():
   np.testing.assert_allclose(skewed_reverse_kl(student, teacher), np.log(10), rtol=1e-6)
 
 
-@pytest.mark.parametrize("beta", [0, 1.0, -0.1, 1.5])
-def test_a_beta_that_gives_no_loss_is_refused(beta):
-  with pytest.raises(KdjaxError, match=r"generalized_jsd: beta is .*rescaled=True"):
+@pytest.mark.parametrize("beta", [-0.1, 1.5])
+def test_a_beta_out_of_range_is_refused(beta):
+  with pytest.raises(KdjaxError, match=r"generalized_jsd: beta is .* between 0 and 1"):
     generalized_jsd(jnp.zeros(3), jnp.zeros(3), beta=beta)
+
+
+def test_the_ends_are_the_two_divergences_and_the_plain_form_jumps_there():
+  student, teacher = (jnp.asarray(z) for z in random_logits(8, (4, 6), 1.0))
+  for beta, wanted in ((0.0, forward_kl), (1.0, reverse_kl)):
+    for traced in (beta, jnp.float32(beta)):
+      np.testing.assert_allclose(
+        generalized_jsd(student, teacher, beta=traced), wanted(student, teacher), rtol=1e-5
+      )
+  assert float(generalized_jsd(student, teacher, beta=1e-6).max()) < 1e-4
 
 
 @pytest.mark.parametrize("loss", [skewed_forward_kl, skewed_reverse_kl])
@@ -142,9 +152,9 @@ def test_a_bad_alpha_is_refused(loss):
 def test_trl():
   stored = reference("trl")
   teacher, where = stored["teacher"], stored["labels"] != -100
-  # TRL puts the two KLs at the ends, where the formula itself is 0.
-  losses = {"0": forward_kl, "1": reverse_kl} | {
-    beta: functools.partial(generalized_jsd, beta=float(beta)) for beta in ("0.1", "0.5", "0.9")
+  losses = {
+    beta: functools.partial(generalized_jsd, beta=float(beta))
+    for beta in ("0", "0.1", "0.5", "0.9", "1")
   }
 
   @jit
