@@ -17,7 +17,7 @@ run: install
 	$(BIN)/python -m launch.train --config=configs/quickstart.py --workdir=runs/quickstart
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
 
 lint: install
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 
 class KdjaxError(ValueError):
@@ -21,3 +22,15 @@ def within(where: str) -> Iterator[None]:
     yield
   except KdjaxError as error:
     raise KdjaxError(f"{where}: {error}") from None
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+  """Makes a full or broken disk a KdjaxError that names what was written."""
+  try:
+    yield
+  except OSError as error:
+    raise KdjaxError(
+      f"cannot write {path}: {error.strerror or error}. Free space or mend the disk and run the"
+      " same command again; finished checkpoints are kept"
+    ) from None

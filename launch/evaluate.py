@@ -10,6 +10,7 @@ from pathlib import Path
 
 from absl import flags
 
+from kdjax.errors import writing
 from kdjax.train.evaluate import evaluate_checkpoint
 from kdjax.train.report import format_table
 from launch import main
@@ -23,7 +24,8 @@ def job(config, stop) -> None:
   metrics = evaluate_checkpoint(config, Path(CHECKPOINT.value), which=MODEL.value)
   print(format_table({MODEL.value: metrics}))
   if OUT.value:
-    Path(OUT.value).write_text(json.dumps(metrics, indent=2) + "\n")
+    with writing(Path(OUT.value)):
+      Path(OUT.value).write_text(json.dumps(metrics, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def parse(argv: Sequence[str]) -> list[str]:
 
 
 class _ConfigFile(flags.ArgumentParser):
-  """Runs `get_config(variant)` of "FILE:variant". absl turns a ValueError into its own."""
+  """Runs `get_config(variant)` of "FILE:variant"; absl tells a ValueError with its flag."""
 
   def __init__(self, argv: Sequence[str]):
     self._overrides = [m[1] for arg in argv if (m := re.match(r"--?(?:no)?config\.([^=]+)", arg))]

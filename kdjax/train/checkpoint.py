@@ -101,6 +101,7 @@ class Checkpoints:
       )
       keep.append(best)
     self._metric, self._read_only = best_metric, read_only
+    self._saving: int | None = None  # the last step that was handed over
     self._manager = ocp.CheckpointManager(
       self.folder,
       options=ocp.CheckpointManagerOptions(
@@ -123,7 +124,9 @@ class Checkpoints:
     items = {name: ocp.args.StandardSave(value) for name, value in _group(state._asdict()).items()}
     meta = dict(meta) | {"shapes": shapes_of(state._asdict())}
     metric = {k: float(v) for k, v in (metrics or {}).items() if k == self._metric}
-    with self._errors(step):
+    self.wait()
+    self._saving = step
+    with self._errors():
       saved = self._manager.save(
         step,
         args=ocp.args.Composite(**{META: ocp.args.JsonSave(meta)}, **items),
@@ -137,12 +140,12 @@ class Checkpoints:
 
   def wait(self) -> None:
     """Blocks until the last save is on disk."""
-    with self._errors(None):
+    with self._errors():
       self._manager.wait_until_finished()
 
   def check(self) -> None:
     """Raises KdjaxError when a save in the background has failed."""
-    with self._errors(None):
+    with self._errors():
       self._manager.check_for_errors()
 
   def close(self) -> None:
@@ -230,16 +233,15 @@ class Checkpoints:
       self._manager.reload()
 
   @contextlib.contextmanager
-  def _errors(self, step: int | None) -> Iterator[None]:
+  def _errors(self) -> Iterator[None]:
     try:
       yield
     except KdjaxError:
       raise
     except Exception as error:  # a save in the background may raise anything
-      what = "a checkpoint" if step is None else f"the checkpoint of step {step}"
       raise KdjaxError(
-        f"could not save {what} to {self.folder}: {type(error).__name__}:"
-        f" {_first_line(error)}. Free space or mend the disk and run the same"
+        f"could not save the checkpoint of step {self._saving} to {self.folder}:"
+        f" {type(error).__name__}: {_first_line(error)}. Free space or mend the disk and run the same"
         f" command again; the checkpoints of steps {self._on_disk()} are usable"
       ) from error
 

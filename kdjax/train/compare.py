@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from kdjax.errors import KdjaxError
+from kdjax.errors import KdjaxError, writing
 from kdjax.evaluation.statistics import paired_comparison
 from kdjax.teachers import Teacher
 from kdjax.train import report
@@ -65,7 +65,8 @@ def run_compare(
     **paired_comparison(values["baseline"], values["method"]),
   }
   if jax.process_index() == 0:
-    comparison["table"] = report.write_comparison(workdir, comparison)
+    with writing(workdir / "comparison.json"):
+      comparison["table"] = report.write_comparison(workdir, comparison)
   return comparison
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdjax.errors import KdjaxError, within
+from kdjax.errors import KdjaxError, within, writing
 from kdjax.evaluation.classification import finalize
 from kdjax.resolve import hint
 from kdjax.teachers import Teacher
@@ -86,15 +86,16 @@ def run_job(config: Config, workdir: Path, *, stop: Stop = lambda: False) -> dic
     "config": identity(config) | {"teacher": config["teacher"]},
   }
   if jax.process_index() == 0:
-    report.write_report(
-      workdir,
-      title=config["compare"]["title"],
-      results=results,
-      curves={row: curves(folder / "metrics.jsonl") for row, folder in folders.items()},
-      reliability=reliability,
-      agreement=agreement,
-      info=info,
-    )
+    with writing(workdir / "report.html"):
+      report.write_report(
+        workdir,
+        title=config["compare"]["title"],
+        results=results,
+        curves={row: curves(folder / "metrics.jsonl") for row, folder in folders.items()},
+        reliability=reliability,
+        agreement=agreement,
+        info=info,
+      )
   return {"results": results, **info}
 
 

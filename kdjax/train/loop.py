@@ -218,6 +218,7 @@ def run(
       step += 1
       bar.update()
       window.push(step, pairs)
+      checkpoints.check()
       last = step == schedule.total_steps
       stopping = checkpoints.reached_preemption(step) if jax.process_count() > 1 else stop()
       due = {"eval": step % schedule.eval_every == 0, "save": step % schedule.save_every == 0}

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorboardX
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import Summary
 
-from kdjax.errors import KdjaxError
+from kdjax.errors import KdjaxError, writing
 
 Pairs = Mapping[str, tuple[Any, Any]]
 
@@ -51,29 +54,38 @@ class MetricLog:
     self._file = self._events = None
     if not write:
       return
-    path = folder / "metrics.jsonl"
+    self._path = path = folder / "metrics.jsonl"
     kept = [row for row in read_metrics(path) if row["step"] <= resume_step]
     scratch = path.with_suffix(".tmp")
-    scratch.write_text("".join(json.dumps(row) + "\n" for row in kept))
-    os.replace(scratch, path)
-    self._file = path.open("a", buffering=1)
-    self._events = tensorboardX.SummaryWriter(
-      str(folder / "tensorboard"), purge_step=resume_step + 1, write_to_disk=True
-    )
+    with writing(path):
+      scratch.write_text("".join(json.dumps(row) + "\n" for row in kept))
+      os.replace(scratch, path)
+      self._file = path.open("a", buffering=1)
+      # tensorboardX's SummaryWriter writes in a thread, and blocks for ever once a full disk has
+      # ended that thread.
+      (folder / "tensorboard").mkdir(exist_ok=True)
+      self._events = EventsWriter(str(folder / "tensorboard" / "events"))
+      self._event(resume_step + 1, session_log=SessionLog(status=SessionLog.START))
 
   def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
     """One row: step, split ("train" or "eval") and the values that are finite."""
     if self._file is None:
       return
     row = {name: value for name, value in values.items() if math.isfinite(value)}
-    self._file.write(json.dumps({"step": step, "split": split, **row}) + "\n")
-    for name, value in row.items():
-      self._events.add_scalar(f"{split}/{name}", value, step)
+    scalars = [Summary.Value(tag=f"{split}/{k}", simple_value=v) for k, v in row.items()]
+    with writing(self._path):
+      self._file.write(json.dumps({"step": step, "split": split, **row}) + "\n")
+      self._event(step, summary=Summary(value=scalars))
 
   def close(self) -> None:
     if self._file is not None:
-      self._file.close()
-      self._events.close()
+      with writing(self._path):
+        self._file.close()
+        self._events.close()
+
+  def _event(self, step: int, **content: Any) -> None:
+    self._events.write_event(Event(wall_time=time.time(), step=step, **content))
+    self._events.flush()
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
