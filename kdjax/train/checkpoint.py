@@ -241,8 +241,8 @@ class Checkpoints:
     except Exception as error:  # a save in the background may raise anything
       raise KdjaxError(
         f"could not save the checkpoint of step {self._saving} to {self.folder}:"
-        f" {type(error).__name__}: {_first_line(error)}. Free space or mend the disk and run the same"
-        f" command again; the checkpoints of steps {self._on_disk()} are usable"
+        f" {type(error).__name__}: {_first_line(error)}. Free space or mend the disk and run the"
+        f" same command again; the checkpoints of steps {self._on_disk()} are usable"
       ) from error
 
   def _on_disk(self) -> list[int]:
