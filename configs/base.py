@@ -28,6 +28,7 @@ def get_config() -> ConfigDict:
     "checkpoint": "",  # folder of a finished run (or several: an ensemble); "" trains it first
     "count": 1,  # teachers to train; more than one is an ensemble
     "dtype": "float32",  # in which its weights are kept
+    "rules": ConfigDict(),  # where its weights lie, as {"embed": "tensor"}; see kdjax/train/mesh.py
     "decay": 0.999,  # of kind "ema"
     "train": {  # what differs from this config in the run that trains it
       "objective": {"name": "cross_entropy"},

@@ -26,6 +26,7 @@ FIELDS: Mapping[str, Any] = {
     "checkpoint": None,  # a folder or several
     "count": int,
     "dtype": str | None,
+    "rules": dict,
     "decay": float,
     "train": dict,
   },

@@ -21,7 +21,7 @@ from kdjax.train.build import build_program
 from kdjax.train.checkpoint import fingerprint, writable
 from kdjax.train.config import Config, check_config, identity, merge
 from kdjax.train.loop import compile_program
-from kdjax.train.mesh import check_batch, make_mesh
+from kdjax.train.mesh import check_batch, make_mesh, teacher_rules
 from kdjax.train.metrics import curves
 from kdjax.train.pretrained import build_teacher
 from kdjax.train.stage import Stop, train, versions
@@ -156,7 +156,8 @@ def trace(config: Config, teacher: Teacher | None) -> list[str]:
   batch, held_out = jax.eval_shape(
     lambda: jax.tree.map(jnp.asarray, (next(read.stream), next(iter(read.evaluation()))))
   )
-  compiled = compile_program(program, mesh, batch)
+  rules = teacher_rules(config["teacher"].get("rules", {}))
+  compiled = compile_program(program, mesh, batch, rules=rules)
   jax.eval_shape(compiled.step, compiled.abstract_state, program.frozen, batch)
   pairs = jax.eval_shape(compiled.evaluate, compiled.abstract_state, program.frozen, held_out)
   metrics = finalize(jax.tree.map(lambda pair: np.ones(pair.shape), pairs))

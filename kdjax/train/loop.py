@@ -19,7 +19,14 @@ from kdjax.evaluation.classification import finalize
 from kdjax.programs.base import Program
 from kdjax.train import metrics as metric_lib
 from kdjax.train.checkpoint import Checkpoints
-from kdjax.train.mesh import STUDENT_RULES, TEACHER_RULES, batch_sharding, place, shardings
+from kdjax.train.mesh import (
+  STUDENT_RULES,
+  TEACHER_RULES,
+  Rules,
+  batch_sharding,
+  place,
+  shardings,
+)
 
 PyTree = Any
 LOG = logging.getLogger("kdjax")
@@ -93,13 +100,16 @@ class Compiled(NamedTuple):
   batch_sharding: Any
 
 
-def compile_program(program: Program, mesh: Mesh, batch: PyTree) -> Compiled:
+def compile_program(
+  program: Program, mesh: Mesh, batch: PyTree, *, rules: Rules = TEACHER_RULES
+) -> Compiled:
   """Lays a program out on a mesh.
 
   Args:
     program: any.
     mesh: where to run it.
     batch: a global training batch, or its shapes.
+    rules: logical axis to mesh axis for what is frozen; the state follows `STUDENT_RULES`.
 
   Returns:
     Its functions. `step` donates the state; `init` takes a key. Nothing is compiled before its
@@ -112,7 +122,7 @@ def compile_program(program: Program, mesh: Mesh, batch: PyTree) -> Compiled:
 
   abstract = jax.eval_shape(init, jax.random.key(0))
   state_sh = shardings(abstract, program.axes(abstract), STUDENT_RULES, mesh)
-  frozen_sh = shardings(program.frozen, program.frozen_axes, TEACHER_RULES, mesh)
+  frozen_sh = shardings(program.frozen, program.frozen_axes, rules, mesh)
   batch_sh = batch_sharding(mesh)
   whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
   reads = (state_sh, frozen_sh, batch_sh)
@@ -161,6 +171,7 @@ def run(
   seed: int,
   meta: Mapping[str, Any],
   matches: Callable[[Mapping[str, Any]], None],
+  rules: Rules = TEACHER_RULES,
   name: str = "train",
   stop: Callable[[], bool] = lambda: False,
 ) -> RunResult:
@@ -176,6 +187,7 @@ def run(
     seed: of the initial state.
     meta: JSON stored with every checkpoint.
     matches: raises KdjaxError for the meta of a checkpoint of another run.
+    rules: where the program's frozen arrays lie (see `compile_program`).
     name: shown on the progress bar.
     stop: asked after every step; True saves and raises Interrupted.
 
@@ -191,7 +203,7 @@ def run(
   first = next(data.stream)
   data.stream.set_state(position)
   batch_shape = jax.eval_shape(lambda b: b, place(first, batch_sharding(mesh)))
-  compiled = compile_program(program, mesh, batch_shape)
+  compiled = compile_program(program, mesh, batch_shape, rules=rules)
   compiled = compiled._replace(frozen=jax.device_put(program.frozen, compiled.frozen_shardings))
 
   restored = checkpoints.restore(

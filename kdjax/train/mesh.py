@@ -12,15 +12,17 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from kdjax.errors import KdjaxError
+from kdjax.resolve import hint
 
 PyTree = Any
 LOG = logging.getLogger("kdjax")
+Rules = Mapping[str, str | tuple[str, ...] | None]
 AXES = ("data", "fsdp", "tensor")
 BATCH = ("data", "fsdp")
 
 # Logical axis of a weight to mesh axis. The student trains with its weights gathered layer by
 # layer (ZeRO-3) and its wide axes split; a frozen teacher lies the same way by default.
-STUDENT_RULES: Mapping[str, str | tuple[str, ...] | None] = {
+STUDENT_RULES: Rules = {
   "embed": "fsdp",
   "mlp": "tensor",
   "heads": "tensor",
@@ -74,7 +76,25 @@ def make_mesh(*, data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
   return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def shardings(shapes: PyTree, axes: PyTree, rules: Mapping[str, Any], mesh: Mesh) -> PyTree:
+def teacher_rules(overrides: Rules) -> Rules:
+  """`TEACHER_RULES` with the entries of `config.teacher.rules` put in.
+
+  Raises:
+    KdjaxError: a logical or mesh axis that does not exist.
+  """
+  for name, axis in overrides.items():
+    if name not in TEACHER_RULES:
+      raise KdjaxError(f"config.teacher.rules.{name} does not exist{hint(name, TEACHER_RULES)}")
+    wanted = (axis,) if isinstance(axis, str) else tuple(axis or ())
+    if unknown := set(wanted) - set(AXES):
+      raise KdjaxError(
+        f"config.teacher.rules.{name} = {axis!r}: {sorted(unknown)} is no axis of the mesh, which"
+        f" has {', '.join(AXES)}; None repeats the weights along all"
+      )
+  return {**TEACHER_RULES, **overrides}
+
+
+def shardings(shapes: PyTree, axes: PyTree, rules: Rules, mesh: Mesh) -> PyTree:
   """A `NamedSharding` per leaf from logical axis names.
 
   A mesh axis that does not divide a dimension, or that an earlier dimension already uses, is left

@@ -18,7 +18,7 @@ from kdjax.teachers import Teacher
 from kdjax.train.build import build_model
 from kdjax.train.checkpoint import FOLDER, Checkpoints
 from kdjax.train.config import Config
-from kdjax.train.mesh import TEACHER_RULES, make_mesh, shardings
+from kdjax.train.mesh import make_mesh, shardings, teacher_rules
 
 KINDS = ("ema", "frozen")
 DTYPES = ("float32", "bfloat16", "float16", None)
@@ -51,6 +51,7 @@ def build_teacher(
     known = ", ".join(map(str, DTYPES))
     raise KdjaxError(f"config.teacher.dtype = {spec['dtype']!r} must be one of {known}")
   model = build_model(spec["model"], data, "config.teacher.model")
+  rules = teacher_rules(spec["rules"])
   given = [Path(path) for path in _paths(spec["checkpoint"])]
   folders = given or list(trained)
   if abstract:
@@ -61,7 +62,7 @@ def build_teacher(
   else:
     mesh = make_mesh(**config["mesh"])
     with within("config.teacher.checkpoint") if given else contextlib.nullcontext():
-      weights = [load_model(folder, model, mesh, TEACHER_RULES) for folder in folders]
+      weights = [load_model(folder, model, mesh, rules) for folder in folders]
   members = [_cast(model, w, spec["dtype"], abstract) for w in weights]
   return members[0] if len(members) == 1 else teachers.ensemble(members)
 

@@ -17,7 +17,7 @@ from kdjax.train.build import build_program
 from kdjax.train.checkpoint import FOLDER, Checkpoints, fingerprint
 from kdjax.train.config import Config, differences, identity
 from kdjax.train.loop import Interrupted, RunResult, Schedule, run
-from kdjax.train.mesh import make_mesh
+from kdjax.train.mesh import make_mesh, teacher_rules
 from kdjax.train.streams import load_data, open_data
 
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "kdjax")
@@ -95,6 +95,7 @@ def train(
     seed=config["seed"],
     meta=meta,
     matches=matches,
+    rules=teacher_rules(config["teacher"].get("rules", {})),
     name=name,
     stop=stop,
   )
