@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -30,7 +31,9 @@ def run(
     # Libraries speak through absl; what they fail at reaches the user as an error of ours.
     absl_logging.set_verbosity(absl_logging.FATAL)
     _speak()
+    sys.excepthook = _hook(sys.excepthook)
     with _one_message():
+      join_processes()
       try:
         with stop_signals() as stop:
           job(options.CONFIG.value.to_dict(), stop)
@@ -46,6 +49,25 @@ def run(
   app.run(main, flags_parser=parse)
 
 
+def join_processes() -> None:
+  """Joins the other processes of a job when the environment names their coordinator.
+
+  JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID, all or none.
+
+  Raises:
+    KdjaxError: some of them are missing, or not numbers.
+  """
+  names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+  given = {name: os.environ[name] for name in names if os.environ.get(name)}
+  if not given:
+    return
+  if len(given) < len(names) or not all(given[name].isdigit() for name in names[1:]):
+    raise KdjaxError(f"{', '.join(names)} must be set together, the last two to numbers; {given}")
+  jax.distributed.initialize(
+    given[names[0]], num_processes=int(given[names[1]]), process_id=int(given[names[2]])
+  )
+
+
 @contextlib.contextmanager
 def _one_message() -> Iterator[None]:
   try:
@@ -53,6 +75,20 @@ def _one_message() -> Iterator[None]:
   except KdjaxError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
+
+
+def _hook(before: Callable) -> Callable:
+  """An excepthook without the echo of a damaged checkpoint.
+
+  The first read that fails ends Orbax's event loop; each read still under way then fails to report
+  to it, from a thread of its own, after the failure itself has been dealt with.
+  """
+
+  def hook(kind, error, trace):
+    if not (kind is RuntimeError and str(error) == "Event loop is closed"):
+      before(kind, error, trace)
+
+  return hook
 
 
 def _speak() -> None:
