@@ -5,6 +5,7 @@ python -m launch.compare --config=configs/digits_kd.py --seeds=3 --workdir=runs/
 
 from pathlib import Path
 
+import jax
 from absl import flags
 
 from kdjax.train.compare import run_compare
@@ -17,7 +18,8 @@ SEEDS = flags.DEFINE_integer("seeds", 3, "number of seeds, from config.seed on",
 def job(config, stop) -> None:
   workdir = Path(WORKDIR.value)
   comparison = run_compare(config, workdir, seeds=SEEDS.value, stop=stop)
-  print(f"\n{comparison['table']}\n\nfiles: {workdir / 'comparison.json'}")
+  if jax.process_index() == 0:
+    print(f"\n{comparison['table']}\n\nfiles: {workdir / 'comparison.json'}")
 
 
 if __name__ == "__main__":

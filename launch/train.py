@@ -5,6 +5,7 @@ python -m launch.train --config=configs/quickstart.py --workdir=runs/quickstart
 
 from pathlib import Path
 
+import jax
 from absl import flags
 
 from kdjax.train.job import run_job
@@ -17,7 +18,8 @@ WORKDIR = flags.DEFINE_string("workdir", None, "folder for checkpoints, metrics 
 def job(config, stop) -> None:
   workdir = Path(WORKDIR.value)
   report = run_job(config, workdir, stop=stop)
-  print(f"\n{format_table(report['results'])}\n\nreport: {workdir / 'report.html'}")
+  if jax.process_index() == 0:
+    print(f"\n{format_table(report['results'])}\n\nreport: {workdir / 'report.html'}")
 
 
 if __name__ == "__main__":
