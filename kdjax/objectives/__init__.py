@@ -16,6 +16,7 @@ from kdjax.objectives.nd_loss import nd_loss, norm_direction
 from kdjax.objectives.taid import taid
 from kdjax.objectives.talking_models import talking_models
 from kdjax.objectives.tgeo_kd import tgeo_kd
+from kdjax.outputs import Outputs
 
 # What a config may name; the combinators take objectives and are called from code.
 __all__ = [
