@@ -80,25 +80,29 @@ def train(
         " config to go on with it, or another --workdir to start anew"
       )
 
-  result = run(
-    program,
-    open_data(config, data, mesh, program.streams, seeds=seeds),
-    mesh,
-    Schedule(
-      total_steps=config["total_steps"],
-      log_every=config["eval"]["log_every"],
-      eval_every=config["eval"]["every"],
-      save_every=spec["every"],
-    ),
-    checkpoints,
-    workdir=folder,
-    seed=config["seed"],
-    meta=meta,
-    matches=matches,
-    rules=teacher_rules(config["teacher"].get("rules", {})),
-    name=name,
-    stop=stop,
-  )
+  try:
+    result = run(
+      program,
+      open_data(config, data, mesh, program.streams, seeds=seeds),
+      mesh,
+      Schedule(
+        total_steps=config["total_steps"],
+        log_every=config["eval"]["log_every"],
+        eval_every=config["eval"]["every"],
+        save_every=spec["every"],
+      ),
+      checkpoints,
+      workdir=folder,
+      seed=config["seed"],
+      meta=meta,
+      matches=matches,
+      rules=teacher_rules(config["teacher"].get("rules", {})),
+      name=name,
+      stop=stop,
+    )
+  except Exception:
+    checkpoints.close()  # the save under way may be the newest that is good
+    raise
   checkpoints.close()
   LOG.info("%s: done in %.1f s", name, result.seconds)
   return result, program
