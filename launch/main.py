@@ -31,7 +31,7 @@ def run(
     # Libraries speak through absl; what they fail at reaches the user as an error of ours.
     absl_logging.set_verbosity(absl_logging.FATAL)
     _speak()
-    sys.excepthook = _hook(sys.excepthook)
+    sys.unraisablehook = _without_echo(sys.unraisablehook)
     with _one_message():
       join_processes()
       try:
@@ -77,16 +77,16 @@ def _one_message() -> Iterator[None]:
     sys.exit(2)
 
 
-def _hook(before: Callable) -> Callable:
-  """An excepthook without the echo of a damaged checkpoint.
+def _without_echo(before: Callable) -> Callable:
+  """An unraisablehook that is silent where Orbax reads or writes what is damaged or full.
 
-  The first read that fails ends Orbax's event loop; each read still under way then fails to report
-  to it, from a thread of its own, after the failure itself has been dealt with.
+  The first array that fails ends Orbax's event loop. Every other one under way then fails to report
+  to that loop, from a thread of its own, after the failure itself has been dealt with.
   """
 
-  def hook(kind, error, trace):
-    if not (kind is RuntimeError and str(error) == "Event loop is closed"):
-      before(kind, error, trace)
+  def hook(seen):
+    if not (seen.exc_type is RuntimeError and str(seen.exc_value) == "Event loop is closed"):
+      before(seen)
 
   return hook
 
