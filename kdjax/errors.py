@@ -21,6 +21,8 @@ def within(where: str) -> Iterator[None]:
   try:
     yield
   except KdjaxError as error:
+    if str(error).startswith(where):
+      raise
     raise KdjaxError(f"{where}: {error}") from None
 
 

@@ -6,9 +6,10 @@ import functools
 import inspect
 
 from kdjax import losses
+from kdjax.errors import KdjaxError
 from kdjax.objectives.base import Objective, ObjectiveResult, Term
 from kdjax.objectives.combinators import combine, logit_taps, map_logits, token_level
-from kdjax.resolve import resolve
+from kdjax.resolve import hint, resolve
 
 
 def cross_entropy(*, chunk_size: int | None = None) -> Objective:
@@ -67,10 +68,20 @@ def logit_kd(
     chunk_size: see `token_level`.
     **arguments: passed on to the loss.
   """
-  function = resolve(losses, loss, arguments, field="config.objective.loss")
+  fit = [name for name in losses.__all__ if _reads_logits(getattr(losses, name))]
+  if loss not in fit:
+    raise KdjaxError(
+      f"config.objective.loss = {loss!r} is no loss on student and teacher logits{hint(loss, fit)}"
+    )
+  function = resolve(losses, loss, arguments, field="config.objective.loss", given=("where",))
   takes_labels = "labels" in inspect.signature(function).parameters
   kd = token_level(function, chunk_size=chunk_size, labels=takes_labels)
   return with_labels(kd, kd_weight, ce_weight, chunk_size)
+
+
+def _reads_logits(function) -> bool:
+  wanted = ["student_logits", "teacher_logits"]
+  return inspect.isfunction(function) and list(inspect.signature(function).parameters)[:2] == wanted
 
 
 def with_labels(
