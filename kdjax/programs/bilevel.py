@@ -55,8 +55,10 @@ def bilevel(
     A program over the streams "train" and "validation".
 
   Raises:
-    KdjaxError: see `distill`; rates that are not positive.
+    KdjaxError: see `distill`; no teacher; rates that are not positive.
   """
+  if teacher is None:
+    raise KdjaxError("config.teacher is empty; config.program.name = 'bilevel' needs a teacher")
   for name, value in (
     ("virtual_learning_rate", virtual_learning_rate),
     ("outer_learning_rate", outer_learning_rate),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -68,6 +69,14 @@ def check_config(config: Config) -> None:
   """Raises KdjaxError for fields that are missing, unknown, of the wrong type or out of range."""
   # A config without a teacher says so with an empty mapping.
   _check_fields(config, FIELDS if config.get("teacher") else FIELDS | {"teacher": dict}, "config")
+  names = config["compare"]["names"]
+  # Rows of a table, and folders beside that of the teacher.
+  plain = all(re.fullmatch(r"[\w-]+", name) for name in names.values())
+  if not plain or len({"teacher", *names.values()}) < 3:
+    raise KdjaxError(
+      f"config.compare.names = {dict(names)} must be two different names of letters, digits, _ and"
+      " -, neither of them 'teacher'"
+    )
 
 
 def _check_fields(values: Any, fields: Mapping[str, Any], path: str) -> None:

@@ -85,10 +85,10 @@ def teacher_rules(overrides: Rules) -> Rules:
   for name, axis in overrides.items():
     if name not in TEACHER_RULES:
       raise KdjaxError(f"config.teacher.rules.{name} does not exist{hint(name, TEACHER_RULES)}")
-    wanted = (axis,) if isinstance(axis, str) else tuple(axis or ())
-    if unknown := set(wanted) - set(AXES):
+    wanted = axis if isinstance(axis, list | tuple) else (axis,)
+    if unknown := [each for each in wanted if each not in (*AXES, None)]:
       raise KdjaxError(
-        f"config.teacher.rules.{name} = {axis!r}: {sorted(unknown)} is no axis of the mesh, which"
+        f"config.teacher.rules.{name} = {axis!r}: {unknown} is no axis of the mesh, which"
         f" has {', '.join(AXES)}; None repeats the weights along all"
       )
   return {**TEACHER_RULES, **overrides}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -53,7 +54,7 @@ def schedule(
   Raises:
     KdjaxError: an unknown kind, a rate that is not positive, or a warm-up longer than the run.
   """
-  if learning_rate <= 0:
+  if not 0 < learning_rate < math.inf:
     raise KdjaxError(f"config.optimizer.learning_rate = {learning_rate} must be positive")
   if not 0 <= warmup_steps <= total_steps:
     raise KdjaxError(
@@ -102,6 +103,8 @@ def make_optimizer(
       parameters are first seen, a pattern that matches none.
   """
   compiled = [_group(group, index) for index, group in enumerate(groups)]
+  if clip_norm is not None and not clip_norm > 0:
+    raise KdjaxError(f"config.optimizer.clip_norm = {clip_norm} must be positive, or None")
   parts = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
   parts += [direction, optax.scale_by_learning_rate(rate)]
   if compiled:

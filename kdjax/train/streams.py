@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from kdjax import data as sources
 from kdjax.data import augment, labels, pipeline
 from kdjax.data.base import DataSet
-from kdjax.errors import KdjaxError
+from kdjax.errors import KdjaxError, within
 from kdjax.programs.replicate import interleave
 from kdjax.resolve import check_type
 from kdjax.train.build import made
@@ -58,12 +58,18 @@ def _load(spec: str) -> Splits:
       raise KdjaxError(f"config.data.{name} is missing; start from configs/base.py")
     check_type(own[name], kind, f"config.data.{name}")
   shared = {name: own.pop(name) for name in SHARED}
+  if shared["seed"] < 0:
+    raise KdjaxError(f"config.data.seed = {shared['seed']} must be at least 0")
   whole = made(sources, own, "config.data", also=SHARED)
   train, validation = whole.train, None
   if shared["validation_fraction"]:
-    train, validation = labels.split_off(train, shared["validation_fraction"], seed=shared["seed"])
+    with within("config.data.validation_fraction"):
+      train, validation = labels.split_off(
+        train, shared["validation_fraction"], seed=shared["seed"]
+      )
   if shared["label_fraction"] < 1:
-    train = labels.hide_labels(train, shared["label_fraction"], seed=shared["seed"])
+    with within("config.data.label_fraction"):
+      train = labels.hide_labels(train, shared["label_fraction"], seed=shared["seed"])
   if shared["labelled_only"]:
     train = labels.labelled_only(train)
   return Splits(whole, train, validation)

@@ -85,6 +85,10 @@ CONFIG_MISTAKES = {
     {"objective": {"name": "logit_kd", "loss": "revers_kl"}},
     ["config.objective.loss", "'reverse_kl'?", "forward_kl"],
   ),
+  "loss on something else": (
+    {"objective": {"name": "logit_kd", "loss": "attention_relation"}},
+    ["config.objective.loss = 'attention_relation' is no loss on student and teacher logits"],
+  ),
   "optimizer name": (
     {"optimizer.name": "adamm"},
     ["config.optimizer.name", "'adam'?", "adam, adamw, sgd"],
@@ -151,6 +155,23 @@ CONFIG_MISTAKES = {
   "dtype": ({"teacher.dtype": "float33"}, ["config.teacher.dtype", "float32, bfloat16"]),
   "range of a step count": ({"eval.every": 0}, ["config.eval.every = 0", "at least 1"]),
   "range of temperature": ({"objective.temperature": 0.0}, ["config.objective", "temperature"]),
+  "range of learning_rate": (
+    {"optimizer.learning_rate": float("nan")},
+    ["config.optimizer.learning_rate = nan must be positive"],
+  ),
+  "range of a share": (
+    {"data.label_fraction": 0.0},
+    ["config.data.label_fraction", "0.0", "(0, 1]"],
+  ),
+  "names of rows": ({"compare.names.baseline": "teacher"}, ["config.compare.names", "'teacher'"]),
+  "program without teacher": (
+    {
+      "teacher": {},
+      "objective": {"name": "cross_entropy"},
+      "program": {"name": "bilevel", "virtual_learning_rate": 0.1},
+    },
+    ["config.teacher is empty", "'bilevel' needs a teacher"],
+  ),
   "range of dropout": ({"student.dropout": 1.5}, ["config.student", "'dropout' is 1.5"]),
   "batch and mesh": (
     {"mesh.data": 8, "batch_size": 30},
