@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
@@ -53,6 +54,37 @@ def shapes_of(tree: PyTree) -> dict[str, str]:
   return {
     jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
+
+
+@jax.jit
+def _checksums(leaves: list[jax.Array]) -> list[jax.Array]:
+  """A uint32 per array over its bits: integer sums, so that no sharding changes it.
+
+  Bits weigh an odd number each, so that one flipped bit always shows.
+  """
+
+  def one(x):
+    if x.dtype == jnp.bool_:
+      words = x.astype(jnp.uint32)
+    else:
+      words = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * x.dtype.itemsize}"))
+      words = words.astype(jnp.uint32)
+    if x.ndim == 0:
+      return words
+    place = jax.lax.broadcasted_iota(jnp.uint32, x.shape, x.ndim - 1)
+    return jnp.sum(words * (jnp.uint32(2) * place + jnp.uint32(1)), dtype=jnp.uint32)
+
+  return [one(leaf) for leaf in leaves]
+
+
+def checksums_of(tree: PyTree) -> dict[str, int]:
+  """Path to checksum of every leaf; the same on any mesh."""
+  named = jax.tree_util.tree_leaves_with_path(tree)
+  sums = jax.device_get(_checksums([leaf for _, leaf in named]))
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): int(value)
+    for (path, _), value in zip(named, sums, strict=True)
   }
 
 
@@ -122,7 +154,8 @@ class Checkpoints:
   ) -> None:
     """Saves in the background; returns once the state is copied and may be donated."""
     items = {name: ocp.args.StandardSave(value) for name, value in _group(state._asdict()).items()}
-    meta = dict(meta) | {"shapes": shapes_of(state._asdict())}
+    whole = state._asdict()
+    meta = dict(meta) | {"shapes": shapes_of(whole), "checksums": checksums_of(whole)}
     metric = {k: float(v) for k, v in (metrics or {}).items() if k == self._metric}
     self.wait()
     self._saving = step
@@ -196,13 +229,14 @@ class Checkpoints:
         saved = {k: v for k, v in meta["shapes"].items() if k.partition("/")[0] in target}
         check_shapes(saved, shapes_of(target), self.folder / str(step))
         found = self._manager.restore(step, args=ocp.args.Composite(**args))
+        fields = {name: found[name] for name in groups if name != REST} | found.get(REST, {})
+        _check_sums(meta["checksums"], checksums_of(fields))
       except KdjaxError:
         raise
       except Exception as error:  # Orbax, tensorstore and JSON each raise classes of their own
         failed[step] = f"{type(error).__name__}: {_first_line(error)}"
         continue
       self._set_aside(failed)
-      fields = {name: found[name] for name in groups if name != REST} | found.get(REST, {})
       return Restored(step, {name: fields.get(name, target[name]) for name in target}, meta)
     if failed:
       raise KdjaxError(
@@ -254,6 +288,13 @@ def _group(fields: Mapping[str, PyTree]) -> dict[str, PyTree]:
   full = {name: value for name, value in fields.items() if jax.tree.leaves(value)}
   rest = {name: full.pop(name) for name in list(full) if name not in EXPORTED}
   return full | ({REST: rest} if rest else {})
+
+
+def _check_sums(saved: Mapping[str, int], found: Mapping[str, int]) -> None:
+  # Files carry no checksum of their own: a flipped bit in one can be read without an error.
+  wrong = sorted(name for name in found if found[name] != saved[name])
+  if wrong:
+    raise ValueError(f"the bits of {', '.join(wrong[:3])} are not those that were saved")
 
 
 def _first_line(error: Exception) -> str:

@@ -10,7 +10,8 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from kdjax.errors import KdjaxError
-from kdjax.train.checkpoint import Checkpoints, fingerprint
+from kdjax.train import checkpoint
+from kdjax.train.checkpoint import Checkpoints, checksums_of, fingerprint
 from kdjax.train.mesh import make_mesh
 
 
@@ -135,6 +136,32 @@ def test_a_damaged_newest_one_is_moved_aside_for_the_one_before(folder, caplog):
   checkpoints.save(2, state(2.0), {}, None)  # the step can be saved again
   checkpoints.close()
   assert restore(Checkpoints(folder), state()).step == 2
+
+
+@pytest.mark.parametrize("bit", range(0, 32, 5))
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.int32, jnp.bfloat16])
+def test_one_flipped_bit_changes_the_checksum_and_a_mesh_does_not(bit, dtype):
+  kernel = jax.random.normal(jax.random.key(0), (8, 4)).astype(dtype)
+  before = checksums_of({"kernel": kernel})
+  sharding = NamedSharding(make_mesh(data=4, fsdp=2), PartitionSpec("data", "fsdp"))
+  assert checksums_of({"kernel": jax.device_put(kernel, sharding)}) == before
+  words = np.asarray(kernel).copy().view(f"uint{8 * kernel.dtype.itemsize}")
+  words[bit % 8, bit % 4] ^= words.dtype.type(1 << (bit % (8 * kernel.dtype.itemsize)))
+  flipped = jnp.asarray(words.view(kernel.dtype))
+  assert checksums_of({"kernel": flipped}) != before
+
+
+def test_bits_that_can_be_read_but_are_wrong_count_as_damage(folder, monkeypatch):
+  saved(folder, (1,)).close()
+  # What a flipped bit in a file amounts to: other bits arrive than were summed up.
+  other = {"params/kernel": 1}
+  monkeypatch.setattr(
+    checkpoint, "checksums_of", lambda tree: checksums_of(tree) | other, raising=True
+  )
+  saved(folder, (2,)).close()
+  monkeypatch.undo()
+  assert restore(Checkpoints(folder), state()).step == 1
+  assert (folder / "damaged-2").exists()
 
 
 def test_an_unfinished_one_is_skipped(folder):
