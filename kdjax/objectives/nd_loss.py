@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import optax
 
 from kdjax import losses
+from kdjax.objectives import class_means
 from kdjax.objectives.base import (
   Objective,
   ObjectiveResult,
   ObjectiveVars,
   Taps,
   Term,
-  valid,
 )
 from kdjax.objectives.combinators import combine, scheduled, token_level
 from kdjax.objectives.logits import cross_entropy
@@ -74,20 +74,10 @@ def norm_direction(*, dropout: float = 0.5) -> Objective:
     projector = ()
     if student.embedding.shape[-1] != width:
       projector = init_mlp(rng, (student.embedding.shape[-1], width))
-    means = {"sum": jnp.zeros((classes, width)), "count": jnp.zeros(classes)}
-    return ObjectiveVars(projector, means)
+    return ObjectiveVars(projector, class_means.empty(classes, width))
 
   def prepare(variables, teacher, batch):
-    where = valid(batch, batch["label"]) & (batch["label"] >= 0)
-    classes = len(variables.state["count"])
-    one_hot = jax.nn.one_hot(batch["label"], classes) * where[:, None].astype(jnp.float32)
-    features = teacher.embedding.astype(jnp.float32)
-    return variables._replace(
-      state={
-        "sum": variables.state["sum"] + one_hot.T @ features,
-        "count": variables.state["count"] + one_hot.sum(0),
-      }
-    )
+    return variables._replace(state=class_means.gather(variables.state, batch, teacher.embedding))
 
   def project(params, features, rng):
     # Batch statistics suffice: the projector never runs outside training.
@@ -99,8 +89,8 @@ def norm_direction(*, dropout: float = 0.5) -> Objective:
     features = student.embedding
     if variables.params != ():
       features = project(variables.params, features, rng)
-    where = valid(batch, batch["label"]) & (batch["label"] >= 0)
-    means = variables.state["sum"] / jnp.maximum(variables.state["count"], 1)[:, None]
+    where = class_means.labelled(batch)
+    means = class_means.means(variables.state)
     values = losses.norm_direction(features, teacher.embedding, means, batch["label"], where=where)
     norm = jnp.linalg.norm(features.astype(jnp.float32), axis=-1)
     count = where.sum(dtype=jnp.float32)

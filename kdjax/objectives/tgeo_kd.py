@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kdjax import losses
+from kdjax.objectives import class_means
 from kdjax.objectives.base import (
   Objective,
   ObjectiveResult,
@@ -14,7 +15,6 @@ from kdjax.objectives.base import (
   Taps,
   Term,
   masked_sum,
-  valid,
 )
 from kdjax.objectives.networks import apply_mlp, init_mlp
 
@@ -44,26 +44,18 @@ def tgeo_kd(*, temperature: float = 4.0) -> Objective:
     classes = teacher.logits.shape[-1]
     return ObjectiveVars(
       params=init_mlp(rng, (9 * classes, 32, 16, 1)),
-      state={"sum": jnp.zeros((classes, classes)), "count": jnp.zeros(classes)},
+      state=class_means.empty(classes, classes),
     )
 
   def prepare(variables, teacher, batch):
-    where = valid(batch, batch["label"]) & (batch["label"] >= 0)
-    classes = len(variables.state["count"])
-    one_hot = jax.nn.one_hot(batch["label"], classes) * where[:, None].astype(jnp.float32)
     probs = jax.nn.softmax(teacher.logits.astype(jnp.float32))
-    return variables._replace(
-      state={
-        "sum": variables.state["sum"] + one_hot.T @ probs,
-        "count": variables.state["count"] + one_hot.sum(0),
-      }
-    )
+    return variables._replace(state=class_means.gather(variables.state, batch, probs))
 
   def apply(variables, student, teacher, batch, *, step, rng):
     labels = batch["label"]
-    where = valid(batch, labels) & (labels >= 0)
-    class_means = variables.state["sum"] / jnp.maximum(variables.state["count"], 1)[:, None]
-    features = geometry(student.logits, teacher.logits, labels, class_means)
+    where = class_means.labelled(batch)
+    table = class_means.means(variables.state)
+    features = geometry(student.logits, teacher.logits, labels, table)
     alpha = trust(variables.params, features)
     kd = losses.hinton_kd(student.logits, teacher.logits, temperature=temperature, where=where)
     ce = losses.cross_entropy(student.logits, labels, where=where)
@@ -80,7 +72,7 @@ def geometry(
   student_logits: Float[Array, "batch classes"],
   teacher_logits: Float[Array, "batch classes"],
   labels,
-  class_means: Float[Array, "classes classes"],
+  table: Float[Array, "classes classes"],
 ) -> Float[Array, "batch features"]:
   """Both triangles of each sample: vertices S, T, G, class mean M, and their squared edges.
 
@@ -88,7 +80,7 @@ def geometry(
     student_logits: [B, C]; no gradient flows here.
     teacher_logits: [B, C].
     labels: int [B].
-    class_means: [C, C], row y the teacher's mean probabilities on class y.
+    table: [C, C], row y the teacher's mean probabilities on class y.
 
   Returns:
     [B, 9 C]: S, T, G, M, (M-S)^2, (G-S)^2, (T-S)^2, (T-G)^2, (M-G)^2, all elementwise.
@@ -96,7 +88,7 @@ def geometry(
   s = jax.nn.softmax(jax.lax.stop_gradient(student_logits).astype(jnp.float32))
   t = jax.nn.softmax(jax.lax.stop_gradient(teacher_logits).astype(jnp.float32))
   g = jax.nn.one_hot(labels, s.shape[-1])
-  m = class_means[labels]
+  m = table[labels]
   edges = [(m, s), (g, s), (t, s), (t, g), (m, g)]
   return jnp.concatenate([s, t, g, m, *(jnp.square(a - b) for a, b in edges)], axis=-1)
 

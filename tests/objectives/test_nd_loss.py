@@ -30,8 +30,8 @@ def test_class_means_are_over_valid_labelled_rows_of_all_batches():
   counted = np.asarray(batch["mask"]) & (label >= 0)
   for c in range(CLASSES):
     wanted = rows[counted & (label == c)]
-    np.testing.assert_allclose(variables.state["count"][c], 2 * len(wanted))
-    np.testing.assert_allclose(variables.state["sum"][c], 2 * wanted.sum(0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(variables.state.count[c], 2 * len(wanted))
+    np.testing.assert_allclose(variables.state.sum[c], 2 * wanted.sum(0), rtol=1e-5, atol=1e-6)
 
 
 def test_equal_widths_need_no_projector_and_give_the_papers_loss():
@@ -40,7 +40,7 @@ def test_equal_widths_need_no_projector_and_give_the_papers_loss():
   variables = prepared(norm_direction(), student, teacher, batch)
   assert variables.params == ()
   result, _ = applied(norm_direction(), student, teacher, batch, variables=variables)
-  means = variables.state["sum"] / np.maximum(variables.state["count"], 1)[:, None]
+  means = variables.state.sum / np.maximum(variables.state.count, 1)[:, None]
   s, t = np.asarray(student.embedding), np.asarray(teacher.embedding)
   for i in range(7):
     direction = means[batch["label"][i]]

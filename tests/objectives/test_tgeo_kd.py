@@ -36,7 +36,7 @@ def test_class_table_rows_are_mean_probabilities():
   variables = objective.init(jax.random.key(0), outputs(0), teacher, batch)
   variables = objective.prepare(variables, teacher, batch)
   probs = np.asarray(jax.nn.softmax(teacher.logits))[:7]
-  table = variables.state["sum"] / variables.state["count"][:, None]
+  table = variables.state.sum / variables.state.count[:, None]
   np.testing.assert_allclose(table[0], (probs[0] + probs[5]) / 2, rtol=1e-5)
   np.testing.assert_allclose(table.sum(-1), 1, rtol=1e-5)
 
@@ -47,7 +47,7 @@ def test_a_perfect_teacher_gives_the_identity_table():
   objective = tgeo_kd()
   variables = objective.init(jax.random.key(0), outputs(0), teacher, batch)
   state = objective.prepare(variables, teacher, batch).state
-  np.testing.assert_allclose(state["sum"] / state["count"][:, None], np.eye(CLASSES), atol=1e-6)
+  np.testing.assert_allclose(state.sum / state.count[:, None], np.eye(CLASSES), atol=1e-6)
 
 
 def test_features_are_vertices_and_squared_edges():

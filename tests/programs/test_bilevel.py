@@ -123,8 +123,8 @@ def test_it_shards_like_any_program():
   close(state.objective_state.params, wanted.objective_state.params, atol=1e-4)
 
 
-def test_a_constant_objective_gives_no_outer_gradient():
-  # With equal logits everywhere KL is 0, and with no labelled row CE has no gradient either.
+def test_without_a_labelled_row_nothing_moves_the_weights():
+  # The inner loss is then 0 whatever the weights are, so the virtual step does not depend on them.
   one = both()
   one["label"] = np.full(16, -1, np.int32)
   p, state = prepared_state(one)

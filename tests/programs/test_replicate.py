@@ -35,6 +35,6 @@ def test_preparation_shows_every_seed_the_same_data():
   p = replicate(program(), (0, 1))
   state = p.init(jax.random.key(0), interleave([batch(0), batch(1)]))
   state = p.prepare(state, program().frozen, batch(5))
-  count = state.objective_state["nd"]["count"]
+  count = state.objective_state["nd"].count
   np.testing.assert_array_equal(count[0], count[1])
   assert count[0].sum() == (batch(5)["mask"] & (batch(5)["label"] >= 0)).sum()
