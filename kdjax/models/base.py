@@ -35,6 +35,10 @@ class Model(NamedTuple):
       axis name (or None) per dimension. Logical: a rule table maps them to mesh axes.
     taps: the taps this model can give.
     num_classes: size of the last axis of the logits.
+    spec: what the model is made of, for its conversion to other formats; None for most.
+    cache: `cache(batch, slots) -> cache`, empty, of a model that generates text; else None.
+    decode: `decode(variables, tokens, positions, cache) -> (Outputs, cache)`: the outputs `hidden`
+      and `head` of tokens [B, T] at positions [B, T], which see what the cache holds.
   """
 
   init: Callable[[jax.Array], ModelVars]
@@ -42,6 +46,9 @@ class Model(NamedTuple):
   axes: Callable[[], ModelVars]
   taps: frozenset[str]
   num_classes: int
+  spec: Any = None
+  cache: Callable[[int, int], PyTree] | None = None
+  decode: Callable[..., tuple[Outputs, PyTree]] | None = None
 
 
 def functional(
@@ -50,15 +57,18 @@ def functional(
   inputs: Callable[[Batch], tuple[Any, ...]],
   taps: frozenset[str],
   num_classes: int,
+  spec: Any = None,
 ) -> Model:
   """Makes a `Model` from a function that builds an NNX module.
 
   Args:
     build: `build(rngs) -> module`, where `module(*inputs, taps=, train=, rngs=)` returns `Outputs`;
-      a module that offers the tap "segment" has a method `segment(hidden, start, stop)`.
+      a module that offers the tap "segment" has a method `segment(hidden, start, stop, *inputs)`,
+      one that generates text `decode(tokens, positions, cache)`.
     inputs: picks the module's positional inputs out of a batch.
     taps: what the module can hand over.
     num_classes: size of the last axis of its logits.
+    spec: kept as `Model.spec`.
 
   Returns:
     The model. Parameters are every `nnx.Param` of the module, state is everything else.
@@ -78,9 +88,14 @@ def functional(
     _, params, state = split(rng)
     return ModelVars(nnx.to_pure_dict(params), nnx.to_pure_dict(state))
 
-  def segment(variables: ModelVars, hidden: jax.Array, start: int, stop: int) -> jax.Array:
+  def segment(variables, given, hidden: jax.Array, start: int, stop: int) -> jax.Array:
     frozen = jax.lax.stop_gradient(variables)
-    return nnx.merge(graphdef, frozen.params, frozen.state).segment(hidden, start, stop)
+    return nnx.merge(graphdef, frozen.params, frozen.state).segment(hidden, start, stop, *given)
+
+  def decode(variables: ModelVars, tokens: jax.Array, positions: jax.Array, cache: PyTree):
+    with nnx.use_eager_sharding(False):
+      module = nnx.merge(graphdef, variables.params, variables.state)
+      return module.decode(tokens, positions, cache)
 
   def apply(
     variables: ModelVars,
@@ -97,10 +112,11 @@ def functional(
     with nnx.use_eager_sharding(False):
       module = nnx.merge(graphdef, variables.params, variables.state)
       rngs = None if rng is None else nnx.Rngs(rng)
-      out = module(*inputs(batch), taps=taps - {"segment"}, train=train, rngs=rngs)
+      given = inputs(batch)
+      out = module(*given, taps=taps - {"segment"}, train=train, rngs=rngs)
       state = nnx.to_pure_dict(nnx.split(module, nnx.Param, ...)[2])
     if "segment" in taps:
-      out = dataclasses.replace(out, segment=jax.tree_util.Partial(segment, variables))
+      out = dataclasses.replace(out, segment=jax.tree_util.Partial(segment, variables, given))
     return out, state
 
   def axes() -> ModelVars:
@@ -118,4 +134,6 @@ def functional(
     return ModelVars(tree(abstract_params), tree(abstract_state))
 
   offered = taps
-  return Model(init=init, apply=apply, axes=axes, taps=taps, num_classes=num_classes)
+  return Model(
+    init=init, apply=apply, axes=axes, taps=taps, num_classes=num_classes, spec=spec, decode=decode
+  )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +12,23 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from kdjax.errors import KdjaxError
-from kdjax.outputs import Outputs
+from kdjax.outputs import Head, Outputs
 
 Names = tuple[str | None, ...]
+
+# What the backward pass keeps of a layer besides its input. "mlp" keeps the tagged arrays, each as
+# wide as the residual stream, and recomputes the wide ones: attention and the inside of the MLP.
+REMAT = {
+  "none": None,
+  "full": functools.partial(jax.checkpoint, prevent_cse=False),
+  "mlp": functools.partial(
+    jax.checkpoint,
+    prevent_cse=False,
+    policy=jax.checkpoint_policies.save_only_these_names(
+      "queries", "keys", "values", "attended", "between"
+    ),
+  ),
+}
 
 
 def named(*names: str | None) -> dict[str, Names]:
@@ -22,13 +37,20 @@ def named(*names: str | None) -> dict[str, Names]:
 
 
 def linear(
-  in_size: int, out_size: int, names: Names, *, rngs: nnx.Rngs, dtype: Any = jnp.float32
+  in_size: int,
+  out_size: int,
+  names: Names,
+  *,
+  rngs: nnx.Rngs,
+  dtype: Any = jnp.float32,
+  **options: Any,
 ) -> nnx.Linear:
   """A dense layer with float32 weights; `names` are those of its kernel."""
   return nnx.Linear(
     in_size,
     out_size,
     dtype=dtype,
+    **options,
     kernel_metadata=named(*names),
     bias_metadata=named(names[-1]),
     rngs=rngs,
@@ -118,6 +140,6 @@ def read_out(
   return Outputs(
     logits=head(hidden) if "logits" in taps else None,
     hidden=hidden if "hidden" in taps else None,
-    head=(head.kernel[...], head.bias[...]) if "head" in taps else None,
+    head=Head(head.kernel[...], head.bias[...]) if "head" in taps else None,
     embedding=hidden if "embedding" in taps else None,
   )

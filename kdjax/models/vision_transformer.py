@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from kdjax.models import checks
 from kdjax.models.base import Model, functional
 from kdjax.models.layers import (
+  REMAT,
   check_segment,
   dropout_rngs,
   layer_norm,
@@ -27,20 +28,6 @@ from kdjax.outputs import Outputs
 
 _LAYER_TAPS = frozenset({"hidden_states", "queries", "keys", "values", "attention"})
 _TAPS = _LAYER_TAPS | {"logits", "hidden", "head", "embedding", "segment"}
-
-# What the backward pass keeps of a block besides its input. "mlp" keeps the tagged arrays, each as
-# wide as the residual stream, and recomputes the wide ones: attention and the inside of the MLP.
-_REMAT = {
-  "none": None,
-  "full": functools.partial(jax.checkpoint, prevent_cse=False),
-  "mlp": functools.partial(
-    jax.checkpoint,
-    prevent_cse=False,
-    policy=jax.checkpoint_policies.save_only_these_names(
-      "queries", "keys", "values", "attended", "between"
-    ),
-  ),
-}
 
 # Its derivative is rebuilt from its input, which keeps one wide array in place of several. A scan
 # writes to memory what it keeps, so that on CPU this halves the time of a training step.
@@ -168,10 +155,11 @@ class _ViT(nnx.Module):
       keys,
       start=start,
       stop=stop,
-      remat=_REMAT[self.remat],
+      remat=REMAT[self.remat],
     )
 
-  def segment(self, hidden: Float[Array, "batch time width"], start: int, stop: int) -> Array:
+  def segment(self, hidden: Array, start: int, stop: int, image: Array) -> Array:
+    del image  # the layers read nothing but their input
     check_segment(start, stop, self.depth)
     return self._run(hidden.astype(self.dtype), start=start, stop=stop)[0]
 
@@ -249,7 +237,7 @@ def vit(
   checks.require(width % heads == 0, "heads", heads, f"a divisor of width, {width}")
   checks.dropout_rate(dropout)
   checks.one_of("pool", pool, {"mean", "cls"})
-  checks.one_of("remat", remat, _REMAT)
+  checks.one_of("remat", remat, REMAT)
   compute_dtype = checks.compute_dtype(dtype)
 
   def build(rngs: nnx.Rngs) -> nnx.Module:

@@ -254,13 +254,7 @@ def _reader(outputs: Outputs, chunk_size: int | None, side: str):
     return outputs.signal, lambda signal: signal
   if chunk_size is None:
     return outputs.require("logits", side), lambda logits: logits
-  kernel, bias = outputs.require("head", side)
-
-  def logits(hidden):
-    out = jnp.matmul(hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
-    return out if bias is None else out + jnp.broadcast_to(bias.astype(jnp.float32), out.shape)
-
-  return outputs.require("hidden", side), logits
+  return outputs.require("hidden", side), outputs.require("head", side).logits
 
 
 def in_chunks(

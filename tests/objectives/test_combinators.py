@@ -14,7 +14,7 @@ from kdjax import losses
 from kdjax.errors import KdjaxError
 from kdjax.objectives import combine, cross_entropy, hinton_kd, on_layers, scheduled, token_level
 from kdjax.objectives.base import Objective, ObjectiveResult, Taps, Term, counts, metrics, total
-from kdjax.outputs import Outputs
+from kdjax.outputs import Head, Outputs
 from tests.objectives.helpers import applied, labelled, outputs
 
 
@@ -80,7 +80,7 @@ def test_chunks_change_neither_value_nor_gradient(chunk_size, time):
   rng = np.random.default_rng(0)
   array = lambda *s: jnp.asarray(rng.normal(size=s), jnp.float32)  # noqa: E731
   student = {"hidden": array(*shape), "kernel": array(6, 11), "bias": array(11)}
-  teacher = Outputs(hidden=array(*shape), head=(array(6, 11), None))
+  teacher = Outputs(hidden=array(*shape), head=Head(array(6, 11)))
   teacher_logits = Outputs(logits=teacher.hidden @ teacher.head[0])
   batch = {
     "label": jnp.asarray(rng.integers(-1, 11, shape[:-1])),
@@ -88,7 +88,7 @@ def test_chunks_change_neither_value_nor_gradient(chunk_size, time):
   }
 
   def chunked(weights):
-    own = Outputs(hidden=weights["hidden"], head=(weights["kernel"], weights["bias"]))
+    own = Outputs(hidden=weights["hidden"], head=Head(weights["kernel"], weights["bias"]))
     return scalar(applied(hinton_kd(chunk_size=chunk_size), own, teacher, batch)[0])
 
   def plain(weights):
@@ -107,11 +107,11 @@ def test_chunks_change_neither_value_nor_gradient(chunk_size, time):
 def test_no_whole_logits_exist_in_a_chunked_step():
   batch_size, time, width, vocab = 2, 32, 8, 1000
   hidden = jnp.ones((batch_size, time, width))
-  teacher = Outputs(hidden=hidden, head=(jnp.ones((width, vocab)), None))
+  teacher = Outputs(hidden=hidden, head=Head(jnp.ones((width, vocab))))
   objective = token_level(losses.forward_kl, chunk_size=4)
 
   def loss(hidden, kernel):
-    student = Outputs(hidden=hidden, head=(kernel, None))
+    student = Outputs(hidden=hidden, head=Head(kernel))
     return scalar(applied(objective, student, teacher, {})[0])
 
   text = (
@@ -135,7 +135,7 @@ def test_a_chunk_reads_a_sparse_signal_position_by_position():
   teacher = jax.random.normal(jax.random.key(2), (3, 10, 9))
   signal = losses.top_k_signal(teacher, k=3)
   loss = functools.partial(losses.sparse_forward_kl, tail="bucket")
-  student = Outputs(hidden=hidden, head=(kernel, None))
+  student = Outputs(hidden=hidden, head=Head(kernel))
   result, _ = applied(token_level(loss, chunk_size=4), student, Outputs(signal=signal), {})
   np.testing.assert_allclose(
     result.loss[""].values, loss(hidden @ kernel, signal), rtol=2e-5, atol=1e-6

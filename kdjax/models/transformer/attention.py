@@ -1,0 +1,127 @@
+"""Attention: projections, rotations, and the product that XLA, cuDNN or a TPU kernel fuses."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Bool, Float
+
+from kdjax.models.layers import named
+from kdjax.models.transformer.norm import Norm
+from kdjax.models.transformer.positions import rotate
+from kdjax.models.transformer.spec import Spec
+
+INIT = nnx.initializers.normal(0.02)
+_MASKED = -1e30
+
+
+def attend(
+  query: Float[Array, "batch time head head_dim"],
+  key: Float[Array, "batch source kv_head head_dim"],
+  value: Float[Array, "batch source kv_head head_dim"],
+  *,
+  mask: Bool[Array, "batch 1 time source"] | None,
+  scale: float,
+  bias: Float[Array, "1 head time source"] | None = None,
+  softcap: float | None = None,
+  causal: bool = False,
+  probabilities: bool = False,
+) -> tuple[Float[Array, "batch time head head_dim"], Array | None]:
+  """Scaled dot-product attention with grouped heads.
+
+  Args:
+    query: [B, T, H, K].
+    key: [B, S, G, K], G divides H; query head h reads key head h // (H / G).
+    value: [B, S, G, K].
+    mask: True where a query sees a key; None where all do, or all before it if `causal`.
+    scale: multiplies scores.
+    bias: added to scores.
+    softcap: scores become cap * tanh(scores / cap) before bias and mask.
+    causal: without a mask, a query sees no key that stands after it.
+    probabilities: also returns them, [B, H, T, S] float32.
+
+  Returns:
+    [B, T, H, K] and the probabilities or None. Without softcap and probabilities it is
+    `jax.nn.dot_product_attention`, whose fused paths never hold [T, S] arrays.
+  """
+  if softcap is None and not probabilities:
+    # It promotes bfloat16 scores to float32 inside, which strict promotion would refuse.
+    with jax.numpy_dtype_promotion("standard"):
+      return jax.nn.dot_product_attention(
+        query, key, value, bias=bias, mask=mask, scale=scale, is_causal=causal and mask is None
+      ), None
+  batch, time, heads, size = query.shape
+  groups = key.shape[2]
+  grouped = query.reshape(batch, time, groups, heads // groups, size)
+  scores = jnp.einsum("btgrk,bsgk->bgrts", grouped, key, preferred_element_type=jnp.float32) * scale
+  scores = scores.reshape(batch, heads, time, -1)
+  if softcap is not None:
+    scores = softcap * jnp.tanh(scores / softcap)
+  if bias is not None:
+    scores = scores + jnp.broadcast_to(bias.astype(jnp.float32), scores.shape)
+  if mask is None and causal:
+    mask = jnp.tril(jnp.ones((1, 1, *scores.shape[2:]), bool))
+  if mask is not None:
+    scores = jnp.where(mask, scores, _MASKED)
+  probs = jax.nn.softmax(scores)
+  shared = probs.reshape(batch, groups, heads // groups, time, -1).astype(value.dtype)
+  out = jnp.einsum("bgrts,bsgk->btgrk", shared, value).reshape(query.shape)
+  return out, probs if probabilities else None
+
+
+class Attention(nnx.Module):
+  """Projections to and from heads; `__call__` attends, `project` and `read` are its halves."""
+
+  def __init__(self, spec: Spec, *, dtype: Any, rngs: nnx.Rngs):
+    general = functools.partial(nnx.LinearGeneral, dtype=dtype, kernel_init=INIT, rngs=rngs)
+
+    def into(heads: int, name: str) -> nnx.LinearGeneral:
+      return general(
+        spec.width,
+        (heads, spec.head_dim),
+        use_bias=spec.qkv_bias,
+        kernel_metadata=named("embed", name, "head_dim"),
+        bias_metadata=named(name, "head_dim"),
+      )
+
+    self.query = into(spec.heads, "heads")
+    self.key = into(spec.kv_heads, "kv_heads")
+    self.value = into(spec.kv_heads, "kv_heads")
+    self.out = general(
+      (spec.heads, spec.head_dim),
+      spec.width,
+      axis=(-2, -1),
+      use_bias=spec.out_bias,
+      kernel_metadata=named("heads", "head_dim", "embed"),
+      bias_metadata=named("embed"),
+    )
+    if spec.qk_norm:
+      self.query_norm = Norm("rms", spec.head_dim, spec.norm_eps, rngs=rngs)
+      self.key_norm = Norm("rms", spec.head_dim, spec.norm_eps, rngs=rngs)
+    self.qk_norm = spec.qk_norm
+    self.scale = spec.head_dim**-0.5 if spec.attention_scale is None else spec.attention_scale
+    self.softcap = spec.attention_softcap
+
+  def queries(self, hidden: Array, rope: tuple[Array, Array] | None) -> Array:
+    query = self.query(hidden)
+    query = self.query_norm(query) if self.qk_norm else query
+    return checkpoint_name(query if rope is None else rotate(query, rope), "queries")
+
+  def keys_values(self, hidden: Array, rope: tuple[Array, Array] | None) -> tuple[Array, Array]:
+    key = self.key(hidden)
+    key = self.key_norm(key) if self.qk_norm else key
+    key = key if rope is None else rotate(key, rope)
+    return checkpoint_name(key, "keys"), checkpoint_name(self.value(hidden), "values")
+
+  def read(self, query, key, value, *, mask, bias=None, causal=False, probabilities=False):
+    """(what the layer adds to the residual stream, probabilities or None)."""
+    attended, probs = attend(
+      query, key, value, mask=mask, bias=bias, scale=self.scale, softcap=self.softcap,
+      causal=causal, probabilities=probabilities,
+    )  # fmt: skip
+    return self.out(checkpoint_name(attended, "attended")), probs

@@ -1,0 +1,165 @@
+"""One transformer layer, for every family."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float
+
+from kdjax.models.layers import linear
+from kdjax.models.transformer.attention import INIT, Attention
+from kdjax.models.transformer.norm import Norm
+from kdjax.models.transformer.spec import Spec
+
+LAYER_TAPS = frozenset({"hidden_states", "queries", "keys", "values", "attention"})
+
+_ACTIVATIONS = {
+  "silu": jax.nn.silu,
+  "gelu": functools.partial(jax.nn.gelu, approximate=False),
+  "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+  "relu": jax.nn.relu,
+}
+
+
+class Context(NamedTuple):
+  """What all layers of one pass share. A pair holds the value of global and of local layers.
+
+  Attributes:
+    rope: cosine and sine tables.
+    mask: which key each query sees, [B, 1, T, S].
+    bias: of relative positions, [1, H, T, S].
+    causal: where there is no mask, a query sees nothing after it.
+    memory: an encoder's states, [B, S, D].
+    memory_mask: which of them each query sees, [B, 1, T, S].
+  """
+
+  rope: tuple[Any, Any] = (None, None)
+  mask: tuple[Any, Any] = (None, None)
+  bias: Array | None = None
+  causal: bool = False
+  memory: Array | None = None
+  memory_mask: Array | None = None
+
+
+def _pick(pair: tuple[Any, Any], local: Array | bool) -> Any:
+  """The value for this layer; `local` is static where all layers are alike."""
+  if isinstance(local, bool):
+    return pair[local]
+  return jax.tree.map(lambda whole, near: jnp.where(local, near, whole), *pair)
+
+
+class MLP(nnx.Module):
+  """Up, activation (times a gate), down."""
+
+  def __init__(self, spec: Spec, *, dtype: Any, rngs: nnx.Rngs):
+    project = functools.partial(
+      linear, use_bias=spec.mlp_bias, kernel_init=INIT, dtype=dtype, rngs=rngs
+    )
+    self.up = project(spec.width, spec.mlp_width, ("embed", "mlp"))
+    if spec.gated:
+      self.gate = project(spec.width, spec.mlp_width, ("embed", "mlp"))
+    self.down = project(spec.mlp_width, spec.width, ("mlp", "embed"))
+    self.gated = spec.gated
+    self.activation = spec.activation
+
+  def __call__(self, hidden: Array) -> Array:
+    activation = _ACTIVATIONS[self.activation]
+    # The derivative is rebuilt from the inputs, which keeps one wide array in place of several.
+    if self.gated:
+      gated = jax.checkpoint(lambda gate, up: activation(gate) * up, prevent_cse=False)
+      return self.down(gated(self.gate(hidden), self.up(hidden)))
+    return self.down(jax.checkpoint(activation, prevent_cse=False)(self.up(hidden)))
+
+
+class Block(nnx.Module):
+  """Attention and MLP with their norms, and cross-attention between them where the spec has it."""
+
+  def __init__(self, spec: Spec, *, dtype: Any, rngs: nnx.Rngs):
+    norm = functools.partial(Norm, spec.norm, spec.width, spec.norm_eps, rngs=rngs)
+    self.norm_attention = norm()
+    self.attention = Attention(spec, dtype=dtype, rngs=rngs)
+    if spec.cross:
+      self.norm_cross = norm()
+      self.cross_attention = Attention(spec, dtype=dtype, rngs=rngs)
+    self.norm_mlp = norm()
+    self.mlp = MLP(spec, dtype=dtype, rngs=rngs)
+    if spec.block == "sandwich":
+      self.norm_attention_out = norm()
+      self.norm_mlp_out = norm()
+    self.dropout = nnx.Dropout(spec.dropout)
+    self.form = spec.block
+    self.cross = spec.cross
+
+  def __call__(
+    self,
+    hidden: Float[Array, "batch time width"],
+    context: Context,
+    *,
+    local: Array | bool = False,
+    key: Array | None = None,
+    taps: frozenset[str] = frozenset(),
+    remember: Callable[[Array, Array], tuple[Array, Array]] | None = None,
+  ) -> tuple[Array, dict[str, Array]]:
+    """Runs the layer.
+
+    Args:
+      hidden: [B, T, D].
+      context: of this pass.
+      local: whether this layer is a local one.
+      key: of dropout; None drops nothing.
+      taps: what to collect.
+      remember: `remember(keys, values)` puts them in a cache and returns all that can be seen.
+
+    Returns:
+      [B, T, D] and the collected arrays.
+    """
+    rngs = None if key is None else nnx.Rngs(key)
+    drop = functools.partial(self.dropout, deterministic=rngs is None, rngs=rngs)
+    rope, mask = _pick(context.rope, local), _pick(context.mask, local)
+    normed = hidden if self.form == "post" else self.norm_attention(hidden)
+    queries = self.attention.queries(normed, rope)
+    own = keys, values = self.attention.keys_values(normed, rope)
+    attended, probs = self.attention.read(
+      queries,
+      *(own if remember is None else remember(keys, values)),
+      mask=mask,
+      bias=context.bias,
+      causal=context.causal,
+      probabilities="attention" in taps,
+    )
+    if self.form == "parallel":
+      out = hidden + drop(attended) + drop(self.mlp(self.norm_mlp(hidden)))
+    else:
+      out = self._sequential(hidden, attended, context, drop)
+    given = {
+      "hidden_states": out,
+      "queries": queries,
+      "keys": keys,
+      "values": values,
+      "attention": probs,
+    }
+    return out, {tap: given[tap] for tap in taps & LAYER_TAPS}
+
+  def _sequential(self, hidden: Array, attended: Array, context: Context, drop) -> Array:
+    """Adds attention, then cross-attention, then the MLP, each with its norm."""
+    if self.form == "sandwich":
+      attended = self.norm_attention_out(attended)
+    hidden = hidden + drop(attended)
+    if self.form == "post":
+      hidden = self.norm_attention(hidden)
+    if self.cross:
+      queries = self.cross_attention.queries(self.norm_cross(hidden), None)
+      keys, values = self.cross_attention.keys_values(context.memory, None)
+      read, _ = self.cross_attention.read(queries, keys, values, mask=context.memory_mask)
+      hidden = hidden + drop(read)
+    hidden = checkpoint_name(hidden, "between")
+    if self.form == "post":
+      return self.norm_mlp(hidden + drop(self.mlp(hidden)))
+    out = self.mlp(self.norm_mlp(hidden))
+    return hidden + drop(self.norm_mlp_out(out) if self.form == "sandwich" else out)

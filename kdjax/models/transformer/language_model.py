@@ -1,0 +1,225 @@
+"""Decoders (causal) and encoders (bidirectional): embeddings, a stack, a head."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from kdjax.errors import KdjaxError
+from kdjax.models import checks
+from kdjax.models.base import Batch, Model, functional
+from kdjax.models.layers import REMAT, check_segment, dropout_rngs, linear, named
+from kdjax.models.transformer.attention import INIT
+from kdjax.models.transformer.block import _ACTIVATIONS, LAYER_TAPS
+from kdjax.models.transformer.norm import Norm
+from kdjax.models.transformer.spec import Spec
+from kdjax.models.transformer.stack import Cache, Stack, empty_cache
+from kdjax.outputs import Head, Outputs
+
+
+class Embed(nnx.Module):
+  """Token embeddings, with learned positions, token types and a norm where the spec has them."""
+
+  def __init__(self, spec: Spec, *, dtype: Any, rngs: nnx.Rngs):
+    def table(rows: int, name: str | None) -> nnx.Param:
+      value = 0.02 * jax.random.normal(rngs.params(), (rows, spec.width))
+      return nnx.Param(value, **named(name, "embed"))
+
+    self.tokens = table(spec.vocab, "vocab")
+    if spec.position == "learned":
+      self.positions = table(spec.max_positions + spec.position_offset, None)
+    if spec.token_types:
+      self.types = table(spec.token_types, None)
+    if spec.embed_norm:
+      self.norm = Norm(spec.norm, spec.width, spec.norm_eps, rngs=rngs)
+    self.dropout = nnx.Dropout(spec.dropout)
+    self.spec = spec
+    self.dtype = dtype
+
+  def __call__(self, tokens, positions, types, rngs) -> Float[Array, "batch time width"]:
+    spec = self.spec
+    hidden = self.tokens[...][tokens]
+    if spec.embed_scale != 1.0:
+      hidden = hidden * jnp.asarray(spec.embed_scale, hidden.dtype)
+    if spec.position == "learned":
+      hidden = hidden + self.positions[...][positions + spec.position_offset]
+    if spec.token_types:
+      hidden = hidden + self.types[...][jnp.zeros_like(tokens) if types is None else types]
+    if spec.embed_norm:
+      hidden = self.norm(hidden)
+    hidden = self.dropout(hidden, deterministic=rngs is None, rngs=rngs)
+    return hidden.astype(self.dtype)
+
+
+class HeadTransform(nnx.Module):
+  """What BERT puts before its head: dense, activation, norm."""
+
+  def __init__(self, spec: Spec, *, dtype: Any, rngs: nnx.Rngs):
+    self.dense = linear(
+      spec.width, spec.width, ("embed", None), kernel_init=INIT, rngs=rngs, dtype=dtype
+    )
+    self.norm = Norm(spec.norm, spec.width, spec.norm_eps, rngs=rngs)
+    self.activation = spec.activation
+
+  def __call__(self, hidden: Array) -> Array:
+    return self.norm(_ACTIVATIONS[self.activation](self.dense(hidden)))
+
+
+class Vocabulary(nnx.Module):
+  """The head: from states to logits, its kernel its own or the embedding's."""
+
+  def __init__(self, spec: Spec, *, dtype: Any, rngs: nnx.Rngs):
+    if spec.head_transform:
+      self.transform = HeadTransform(spec, dtype=dtype, rngs=rngs)
+    if not spec.tied:
+      value = 0.02 * jax.random.normal(rngs.params(), (spec.width, spec.vocab))
+      self.kernel = nnx.Param(value, **named("embed", "vocab"))
+    if spec.head_bias:
+      self.bias = nnx.Param(jnp.zeros(spec.vocab), **named("vocab"))
+    self.spec = spec
+
+  def reads(self, hidden: Array) -> Array:
+    """What the last linear layer reads."""
+    if self.spec.head_transform:
+      hidden = self.transform(hidden)
+    if self.spec.hidden_scale != 1.0:
+      hidden = hidden * jnp.asarray(self.spec.hidden_scale, hidden.dtype)
+    return hidden
+
+  def head(self, embed: Embed) -> Head:
+    kernel = embed.tokens[...].T if self.spec.tied else self.kernel[...]
+    bias = self.bias[...] if self.spec.head_bias else None
+    return Head(kernel, bias, self.spec.logit_softcap)
+
+
+class LanguageModel(nnx.Module):
+  """Tokens to states to logits."""
+
+  def __init__(self, spec: Spec, *, dtype: Any, remat: str, rngs: nnx.Rngs):
+    self.embed = Embed(spec, dtype=dtype, rngs=rngs)
+    self.stack = Stack(spec, dtype=dtype, remat=remat, rngs=rngs)
+    if spec.head:
+      self.vocabulary = Vocabulary(spec, dtype=dtype, rngs=rngs)
+    self.spec = spec
+    self.dtype = dtype
+
+  def __call__(self, tokens, segments, positions, types, *, taps, train, rngs) -> Outputs:
+    rngs = dropout_rngs(self.spec.dropout, train, rngs)
+    context, places = self._context(tokens, segments, positions)
+    hidden, collected = self.stack.run(
+      self.embed(tokens, places, types, rngs), context, taps=taps, rngs=rngs
+    )
+    hidden = self.stack.finish(hidden)
+    out = Outputs(**collected)
+    if "embedding" in taps:
+      out = dataclasses.replace(out, embedding=mean_of_tokens(hidden, segments))
+    if taps & {"hidden", "head", "logits"} and self.spec.head:
+      hidden, head = self.vocabulary.reads(hidden), self.vocabulary.head(self.embed)
+      out = dataclasses.replace(
+        out,
+        logits=head.logits(hidden) if "logits" in taps else None,
+        head=head if "head" in taps else None,
+      )
+    return dataclasses.replace(out, hidden=hidden) if "hidden" in taps else out
+
+  def _context(self, tokens, segments, positions):
+    plain = positions is None
+    if plain:
+      positions = jnp.broadcast_to(jnp.arange(tokens.shape[1])[None], tokens.shape)
+    return self.stack.context(positions, segments, plain=plain), positions
+
+  def segment(self, hidden, start: int, stop: int, tokens, segments, positions, types):
+    check_segment(start, stop, self.spec.depth)
+    context, _ = self._context(tokens, segments, positions)
+    return self.stack.run(hidden.astype(self.dtype), context, start=start, stop=stop)[0]
+
+  def decode(
+    self, tokens: Int[Array, "batch time"], positions: Int[Array, "batch time"], cache: Cache
+  ) -> tuple[Outputs, Cache]:
+    """Tokens at `positions` beside what the cache holds: (hidden and head, the cache with them)."""
+    slots = jnp.broadcast_to(
+      jnp.arange(cache.keys.shape[2])[None], (len(tokens), cache.keys.shape[2])
+    )
+    context = self.stack.context(positions, None, key_positions=slots)
+    hidden = self.embed(tokens, positions, None, None)
+    hidden, cache = self.stack.decode(hidden, context, positions, cache)
+    hidden = self.vocabulary.reads(self.stack.finish(hidden))
+    return Outputs(hidden=hidden, head=self.vocabulary.head(self.embed)), cache
+
+
+def mean_of_tokens(
+  hidden: Float[Array, "batch time width"], segments: Int[Array, "batch time"] | None
+) -> Float[Array, "batch width"]:
+  """The mean state of the tokens that are not padding (segment 0), float32."""
+  hidden = hidden.astype(jnp.float32)
+  if segments is None:
+    return hidden.mean(1)
+  counted = (segments > 0)[..., None].astype(jnp.float32)
+  return (hidden * counted).sum(1) / jnp.maximum(counted.sum(1), 1.0)
+
+
+def text_input(spec: Spec):
+  """Picks tokens, segments, positions and token types out of a batch and checks their length."""
+
+  def pick(batch: Batch) -> tuple[Any, ...]:
+    if "tokens" not in batch:
+      raise KdjaxError(
+        f"the batch has no key 'tokens' for a language model; it has {sorted(batch)}"
+      )
+    tokens = batch["tokens"]
+    check_length(tokens.shape[1], spec)
+    return tuple(batch.get(key) for key in ("tokens", "segment_ids", "positions", "token_types"))
+
+  return pick
+
+
+def check_length(length: int, spec: Spec) -> None:
+  """Raises KdjaxError for a sequence longer than the model's positions."""
+  if length > spec.max_positions:
+    raise KdjaxError(
+      f"a sequence of {length} tokens is longer than the model's max_positions ="
+      f" {spec.max_positions}; lower config.data.sequence_length (or the number of new tokens)"
+    )
+
+
+def language_model(spec: Spec, *, remat: str = "none", dtype: str = "float32") -> Model:
+  """The model that a spec describes.
+
+  Batches have `tokens` int32 [B, T], and may have `segment_ids` [B, T] (0 for padding, then 1, 2,
+  ... for the sequences packed into a row, none of which sees another), `positions` [B, T] (from the
+  start of each) and `token_types` [B, T].
+
+  Args:
+    spec: what it is made of.
+    remat: what the backward pass recomputes instead of keeping: "none", "mlp" or "full".
+    dtype: compute dtype, "float32" or "bfloat16". Parameters are float32; norms, softmax, rotations
+      and logits are computed in float32.
+
+  Returns:
+    The model, with the taps hidden_states (after each layer, before the final norm), queries and
+    keys (after rotation), values, attention, embedding (mean of the tokens' last states), hidden,
+    head and logits (where the spec has a head) and segment.
+
+  Raises:
+    KdjaxError: a field out of its range; when traced, a sequence longer than max_positions.
+  """
+  checks.one_of("remat", remat, REMAT)
+  compute_dtype = checks.compute_dtype(dtype)
+  taps = LAYER_TAPS | {"embedding", "hidden", "segment"}
+  if spec.head:
+    taps |= {"logits", "head"}
+  model = functional(
+    lambda rngs: LanguageModel(spec, dtype=compute_dtype, remat=remat, rngs=rngs),
+    inputs=text_input(spec),
+    taps=taps,
+    num_classes=spec.vocab,
+    spec=spec,
+  )
+  if not (spec.causal and spec.head):
+    return model._replace(decode=None)
+  return model._replace(cache=lambda batch, slots: empty_cache(spec, batch, slots, compute_dtype))

@@ -1,0 +1,174 @@
+"""Layers run by one scan, and the key-value cache that decoding carries through it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from kdjax.models.layers import REMAT, named, scan_layers, stacked
+from kdjax.models.transformer.block import Block, Context
+from kdjax.models.transformer.norm import Norm
+from kdjax.models.transformer.positions import relative_bucket, rope_tables, visible
+from kdjax.models.transformer.spec import Spec
+
+
+class Cache(NamedTuple):
+  """Keys and values of all layers; the slot of a token is its position.
+
+  Attributes:
+    keys: [L, B, N, G, K].
+    values: [L, B, N, G, K].
+  """
+
+  keys: Float[Array, "layer batch slot kv_head head_dim"]
+  values: Float[Array, "layer batch slot kv_head head_dim"]
+
+
+def empty_cache(spec: Spec, batch: int, slots: int, dtype: Any = jnp.float32) -> Cache:
+  """A cache of zeros for `batch` sequences of at most `slots` tokens."""
+  shape = (spec.depth, batch, slots, spec.kv_heads, spec.head_dim)
+  return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+
+
+class Stack(nnx.Module):
+  """The layers of a transformer, with its relative positions and final norm."""
+
+  def __init__(self, spec: Spec, *, dtype: Any, remat: str, rngs: nnx.Rngs):
+    self.blocks = stacked(lambda rngs: Block(spec, dtype=dtype, rngs=rngs), spec.depth, rngs)
+    if spec.position == "relative":
+      table = 0.1 * jax.random.normal(rngs.params(), (spec.relative_buckets, spec.heads))
+      self.relative = nnx.Param(table, **named(None, "heads"))
+    if spec.final_norm:
+      self.norm = Norm(spec.norm, spec.width, spec.norm_eps, rngs=rngs)
+    self.spec = spec
+    self.remat = remat
+
+  def context(
+    self,
+    positions: Int[Array, "batch time"],
+    segments: Int[Array, "batch time"] | None,
+    *,
+    key_positions: Int[Array, "batch source"] | None = None,
+    plain: bool = False,
+    **memory: Array | None,
+  ) -> Context:
+    """What the layers share when queries stand at `positions`.
+
+    Args:
+      positions: [B, T], from the start of each segment.
+      segments: [B, T]; None where all is one segment.
+      key_positions: of a cache's slots; None where keys stand where queries do.
+      plain: positions are 0 .. T-1 in every row, so that causality alone needs no mask.
+      **memory: `memory` and `memory_mask` of a decoder with an encoder.
+    """
+    spec = self.spec
+    keys = positions if key_positions is None else key_positions
+    any_local, all_local = any(spec.is_local), all(spec.is_local)
+
+    def mask(window: int | None):
+      if window is None and segments is None and (plain or not spec.causal):
+        return None
+      return visible(
+        positions,
+        keys,
+        causal=spec.causal,
+        query_segments=segments,
+        key_segments=segments,
+        window=window,
+      )
+
+    whole = None if all_local else mask(None)
+    near = mask(spec.window) if any_local else None
+    if any_local and not all_local and whole is None:
+      whole = visible(positions, keys, causal=spec.causal)  # the layers pick one of two masks
+    rope = local_rope = None
+    if spec.position == "rope":
+      rope = rope_tables(spec.rope, spec.head_dim, positions)
+      own = spec.local_rope or spec.rope
+      local_rope = rope_tables(own, spec.head_dim, positions) if any_local else None
+    bias = None
+    if spec.position == "relative":
+      bias = self._relative_bias(positions, keys)
+    return Context(
+      rope=(rope, local_rope), mask=(whole, near), bias=bias, causal=spec.causal, **memory
+    )
+
+  def _relative_bias(self, positions: Array, keys: Array) -> Array:
+    """[1 or B, H, T, S]: T5's learned score of each bucket of distances."""
+    distance = keys[:, None, :] - positions[:, :, None]
+    bucket = relative_bucket(
+      distance,
+      buckets=self.spec.relative_buckets,
+      longest=self.spec.relative_distance,
+      causal=self.spec.causal,
+    )
+    return jnp.moveaxis(self.relative[...][bucket], -1, 1)
+
+  def _local(self, start: int | None = None, stop: int | None = None):
+    """(static flag or None, scanned flags or None) of the layers start..stop-1."""
+    flags = self.spec.is_local[start:stop]
+    if all(flags) or not any(flags):
+      return bool(flags and flags[0]), None
+    return None, jnp.asarray(flags)
+
+  def run(
+    self,
+    hidden: Float[Array, "batch time width"],
+    context: Context,
+    *,
+    taps: frozenset[str] = frozenset(),
+    rngs: nnx.Rngs | None = None,
+    start: int = 0,
+    stop: int | None = None,
+  ) -> tuple[Array, dict[str, Array]]:
+    """Layers start..stop-1 on given states; the final norm is not applied."""
+    same, flags = self._local(start, stop)
+    keys = None
+    if rngs is not None:
+      keys = jax.random.split(rngs.dropout(), self.spec.depth)[start:stop]
+
+    def call(block, hidden, x):
+      local, key = x
+      return block(hidden, context, local=same if local is None else local, key=key, taps=taps)
+
+    return scan_layers(
+      self.blocks, call, hidden, (flags, keys), start=start, stop=stop, remat=REMAT[self.remat]
+    )
+
+  def decode(
+    self, hidden: Array, context: Context, positions: Int[Array, "batch time"], cache: Cache
+  ) -> tuple[Array, Cache]:
+    """All layers on tokens at `positions`, which see what the cache holds and are added to it."""
+    same, flags = self._local()
+    rows = jnp.arange(hidden.shape[0])[:, None]
+
+    def call(block, carry, x):
+      hidden, cache = carry
+      layer, local = x
+
+      # The whole cache is carried and changed in place: a scan would copy what it stacks.
+      def remember(keys, values):
+        nonlocal cache
+        cache = Cache(
+          cache.keys.at[layer, rows, positions].set(keys.astype(cache.keys.dtype)),
+          cache.values.at[layer, rows, positions].set(values.astype(cache.values.dtype)),
+        )
+        return tuple(
+          jax.lax.dynamic_index_in_dim(x, layer, keepdims=False).astype(hidden.dtype) for x in cache
+        )
+
+      local = same if local is None else local
+      hidden, _ = block(hidden, context, local=local, remember=remember)
+      return (hidden, cache), None
+
+    layers = jnp.arange(self.spec.depth)
+    (hidden, cache), _ = scan_layers(self.blocks, call, (hidden, cache), (layers, flags))
+    return hidden, cache
+
+  def finish(self, hidden: Array) -> Array:
+    """The final norm."""
+    return self.norm(hidden) if self.spec.final_norm else hidden
