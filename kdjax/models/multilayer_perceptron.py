@@ -34,7 +34,9 @@ class _Perceptron(nnx.Module):
     hidden = self.activation(getattr(self, f"layer_{i}")(hidden))
     return self.dropout(hidden, deterministic=rngs is None, rngs=rngs)
 
-  def segment(self, hidden: Float[Array, "batch width"], start: int, stop: int) -> Array:
+  def segment(
+    self, hidden: Float[Array, "batch width"], start: int, stop: int, *inputs: Array
+  ) -> Array:
     check_segment(start, stop, self.depth)
     for i in range(start, stop):
       hidden = self._layer(i, hidden)

@@ -158,8 +158,7 @@ class _ViT(nnx.Module):
       remat=REMAT[self.remat],
     )
 
-  def segment(self, hidden: Array, start: int, stop: int, image: Array) -> Array:
-    del image  # the layers read nothing but their input
+  def segment(self, hidden: Array, start: int, stop: int, *inputs: Array) -> Array:
     check_segment(start, stop, self.depth)
     return self._run(hidden.astype(self.dtype), start=start, stop=stop)[0]
 
