@@ -35,6 +35,7 @@ class Spec:
   """A stack of transformer layers with its embeddings and head. The defaults are Llama's.
 
   Attributes:
+    family: whose checkpoints have these weights; see `kdjax.models.convert`.
     vocab: V, rows of the embedding and size of the logits.
     width: D, size of the residual stream.
     depth: L, number of layers.
@@ -114,6 +115,7 @@ class Spec:
   relative_distance: int = 128
   cross: bool = False
   dropout: float = 0.0
+  family: str = "llama"
 
   def __post_init__(self):
     checks.positive(
@@ -140,6 +142,11 @@ class Spec:
     checks.require(fits, "local", self.local, f"one entry for each of the {self.depth} layers")
 
   @property
+  def stacks(self) -> dict[str, Spec]:
+    """Name of each stack of layers among the parameters to its spec."""
+    return {"stack": self}
+
+  @property
   def is_local(self) -> tuple[bool, ...]:
     """For each layer, whether it sees a window only."""
     return self.local or (self.window is not None,) * self.depth
@@ -147,3 +154,28 @@ class Spec:
   def replace(self, **changes: Any) -> Spec:
     """The spec with fields changed, checked again."""
     return dataclasses.replace(self, **changes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Seq2SeqSpec:
+  """An encoder, and a decoder that attends to its states; they share the embedding."""
+
+  encoder: Spec
+  decoder: Spec
+
+  @property
+  def family(self) -> str:
+    return self.decoder.family
+
+  @property
+  def vocab(self) -> int:
+    return self.decoder.vocab
+
+  @property
+  def tied(self) -> bool:
+    return self.decoder.tied
+
+  @property
+  def stacks(self) -> dict[str, Spec]:
+    """Name of each stack of layers among the parameters to its spec."""
+    return {"encoder": self.encoder, "decoder": self.decoder}

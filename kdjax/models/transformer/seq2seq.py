@@ -1,0 +1,129 @@
+"""Encoder-decoders: T5, and the form with rotary positions that small models use."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+
+from kdjax.errors import KdjaxError
+from kdjax.models import checks
+from kdjax.models.base import Batch, Model, functional
+from kdjax.models.layers import REMAT, check_segment, dropout_rngs
+from kdjax.models.transformer.block import LAYER_TAPS
+from kdjax.models.transformer.language_model import (
+  Embed,
+  Vocabulary,
+  check_length,
+  mean_of_tokens,
+)
+from kdjax.models.transformer.spec import Seq2SeqSpec
+from kdjax.models.transformer.stack import Stack
+from kdjax.outputs import Outputs
+
+
+class EncoderDecoder(nnx.Module):
+  """Source tokens to states; target tokens, which attend to them, to logits."""
+
+  def __init__(self, spec: Seq2SeqSpec, *, dtype: Any, remat: str, rngs: nnx.Rngs):
+    self.embed = Embed(spec.decoder, dtype=dtype, rngs=rngs)
+    self.encoder = Stack(spec.encoder, dtype=dtype, remat=remat, rngs=rngs)
+    self.decoder = Stack(spec.decoder, dtype=dtype, remat=remat, rngs=rngs)
+    self.vocabulary = Vocabulary(spec.decoder, dtype=dtype, rngs=rngs)
+    self.spec = spec
+    self.dtype = dtype
+
+  def _encode(self, tokens, segments, rngs):
+    positions = _positions(tokens)
+    context = self.encoder.context(positions, segments, plain=True)
+    hidden = self.embed(tokens, positions, None, rngs)
+    return self.encoder.finish(self.encoder.run(hidden, context, rngs=rngs)[0])
+
+  def _context(self, tokens, segments, decoder_tokens, decoder_segments, rngs):
+    memory = self._encode(tokens, segments, rngs)
+    seen = None
+    if segments is not None:
+      seen = (segments > 0)[:, None, None, :]
+      seen = jnp.broadcast_to(seen, (*seen.shape[:2], decoder_tokens.shape[1], seen.shape[3]))
+    positions = _positions(decoder_tokens)
+    context = self.decoder.context(
+      positions, decoder_segments, plain=True, memory=memory, memory_mask=seen
+    )
+    return context, positions
+
+  def __call__(
+    self, tokens, segments, decoder_tokens, decoder_segments, *, taps, train, rngs
+  ) -> Outputs:
+    rngs = dropout_rngs(self.spec.decoder.dropout, train, rngs)
+    context, positions = self._context(tokens, segments, decoder_tokens, decoder_segments, rngs)
+    hidden = self.embed(decoder_tokens, positions, None, rngs)
+    hidden, collected = self.decoder.run(hidden, context, taps=taps, rngs=rngs)
+    out = Outputs(**collected)
+    if "embedding" in taps:
+      out = dataclasses.replace(out, embedding=mean_of_tokens(context.memory, segments))
+    if taps & {"hidden", "head", "logits"}:
+      hidden = self.vocabulary.reads(self.decoder.finish(hidden))
+      head = self.vocabulary.head(self.embed)
+      out = dataclasses.replace(
+        out,
+        logits=head.logits(hidden) if "logits" in taps else None,
+        hidden=hidden if "hidden" in taps else None,
+        head=head if "head" in taps else None,
+      )
+    return out
+
+  def segment(self, hidden, start: int, stop: int, *inputs):
+    check_segment(start, stop, self.spec.decoder.depth)
+    context, _ = self._context(*inputs, None)
+    return self.decoder.run(hidden.astype(self.dtype), context, start=start, stop=stop)[0]
+
+
+def _positions(tokens):
+  return jnp.broadcast_to(jnp.arange(tokens.shape[1])[None], tokens.shape)
+
+
+def encoder_decoder(spec: Seq2SeqSpec, *, remat: str = "none", dtype: str = "float32") -> Model:
+  """The encoder-decoder that a spec describes.
+
+  Batches have `tokens` int32 [B, S] (the source) and `decoder_tokens` int32 [B, T] (what stands
+  before each target), and may have `segment_ids` and `decoder_segment_ids` (0 for padding).
+
+  Args:
+    spec: of both halves.
+    remat: see `language_model`.
+    dtype: see `language_model`.
+
+  Returns:
+    The model. Its taps are those of the decoder; `embedding` is the mean of the encoder's states.
+
+  Raises:
+    KdjaxError: halves that do not fit; when traced, a sequence longer than max_positions.
+  """
+  checks.one_of("remat", remat, REMAT)
+  encoder, decoder = spec.encoder, spec.decoder
+  fits = encoder.width == decoder.width and encoder.vocab == decoder.vocab
+  checks.require(fits, "encoder.width", encoder.width, f"the decoder's, {decoder.width}")
+  checks.require(decoder.cross and decoder.causal, "decoder.cross", decoder.cross, "True")
+  checks.require(not encoder.causal, "encoder.causal", encoder.causal, "False")
+  compute_dtype = checks.compute_dtype(dtype)
+
+  def inputs(batch: Batch) -> tuple[Any, ...]:
+    for key in ("tokens", "decoder_tokens"):
+      if key not in batch:
+        raise KdjaxError(
+          f"the batch has no key {key!r} for an encoder-decoder; it has {sorted(batch)}"
+        )
+    check_length(batch["tokens"].shape[1], encoder)
+    check_length(batch["decoder_tokens"].shape[1], decoder)
+    keys = "tokens", "segment_ids", "decoder_tokens", "decoder_segment_ids"
+    return tuple(batch.get(key) for key in keys)
+
+  return functional(
+    lambda rngs: EncoderDecoder(spec, dtype=compute_dtype, remat=remat, rngs=rngs),
+    inputs=inputs,
+    taps=LAYER_TAPS | {"embedding", "hidden", "head", "logits", "segment"},
+    num_classes=spec.vocab,
+    spec=spec,
+  )._replace(decode=None)
