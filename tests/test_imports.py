@@ -13,7 +13,7 @@ LAYERS = [
   {"errors", "outputs", "paths", "resolve"},
   {"losses"},
   {"models", "objectives", "data", "evaluation"},
-  {"teachers"},
+  {"signals", "teachers"},
   {"programs"},
   {"train"},
   {"launch"},

@@ -110,6 +110,7 @@ def training_stream(
   shard_index: int = 0,
   shard_count: int = 1,
   augment: Augment | None = None,
+  versions: int = 1,
   threads: int = 1,
   workers: int = 0,
 ) -> TrainingStream:
@@ -125,6 +126,8 @@ def training_stream(
     shard_index: this process.
     shard_count: how many processes; divides the batch size.
     augment: changes each record; see `kdjax.data.augment`.
+    versions: how many versions of each record the source holds, version v of record i at
+      v N / versions + i; epoch e reads version e % versions.
     threads: that read ahead in this process; 0 reads when asked. More than one pays for files, not
       for arrays in memory.
     workers: processes that read ahead, for augmentations that keep a core busy; 0 for none. The
@@ -142,7 +145,7 @@ def training_stream(
     raise KdjaxError("the training data are empty (0 records); choose a split that holds records")
   if seed < 0:
     raise KdjaxError(f"the seed of the data is {seed}; it must be at least 0")
-  batches = _TrainingBatches(source, batch_size, seed, shard_index, shard_count, augment)
+  batches = _TrainingBatches(source, batch_size, seed, shard_index, shard_count, augment, versions)
   return TrainingStream(batches, _Reading(threads, workers))
 
 
@@ -203,6 +206,7 @@ class _TrainingBatches:
   shard_index: int
   shard_count: int
   augment: Augment | None
+  versions: int = 1
   start: int = 0  # records consumed before batch 0
 
   def __len__(self) -> int:
@@ -211,13 +215,13 @@ class _TrainingBatches:
   def __getitem__(self, k: int) -> Batch:
     first = self.start + k * self.batch_size
     rows = _own_rows(first, self.batch_size, self.shard_index, self.shard_count)
-    size = len(self.source)
+    size = len(self.source) // self.versions
     epochs, places = np.divmod(rows, size)
     records = np.empty(len(rows), np.int64)
     for epoch in np.unique(epochs):
       own = epochs == epoch
       records[own] = _epoch_order(size, self.seed, int(epoch))[places[own]]
-    batch = self.source.read(records)
+    batch = self.source.read(records + size * (epochs % self.versions))
     if self.augment is not None:
       batch = augment_batch(batch, self.augment, seed=self.seed, epochs=epochs)
     return batch | {"mask": np.ones(len(rows), bool)}

@@ -1,7 +1,8 @@
-"""Teachers: frozen models, ensembles, and the student's moving average."""
+"""Teachers: frozen models, ensembles, the student's moving average, cached signals."""
 
 from kdjax.teachers.base import Teacher
+from kdjax.teachers.cached import cached
 from kdjax.teachers.ema import ema
 from kdjax.teachers.frozen import ensemble, frozen
 
-__all__ = ["Teacher", "ema", "ensemble", "frozen"]
+__all__ = ["Teacher", "cached", "ema", "ensemble", "frozen"]
