@@ -42,9 +42,7 @@ class Cache:
       path = self.folder / shard["name"]
       size = path.stat().st_size if path.is_file() else None
       if size != shard["bytes"]:
-        found = (
-          "is missing" if size is None else f"has {size:,} bytes instead of {shard['bytes']:,}"
-        )
+        found = "is missing" if size is None else f"has {size} bytes instead of {shard['bytes']}"
         raise KdjaxError(f"{path} {found}; {AGAIN}")
     self._index = self._read_index()
     examples = [shard["examples"] for shard in self.manifest.shards]
