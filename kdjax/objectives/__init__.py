@@ -9,13 +9,14 @@ from kdjax.objectives.base import (
   counts,
   total,
 )
-from kdjax.objectives.combinators import combine, map_logits, on_layers, scheduled, token_level
+from kdjax.objectives.combinators import combine, on_layers, scheduled
 from kdjax.objectives.logits import cross_entropy, hinton_kd, logit_kd
 from kdjax.objectives.minilm import minilm
 from kdjax.objectives.nd_loss import nd_loss, norm_direction
 from kdjax.objectives.taid import taid
 from kdjax.objectives.talking_models import talking_models
 from kdjax.objectives.tgeo_kd import tgeo_kd
+from kdjax.objectives.tokens import map_logits, token_level
 from kdjax.outputs import Outputs
 
 # What a config may name; the combinators take objectives and are called from code.

@@ -36,11 +36,12 @@ class ObjectiveVars(NamedTuple):
 class Term(NamedTuple):
   """One loss before reduction: the mean of `values` over `where`, times `weight`.
 
-  Terms carry their own `where`, since labels may be missing where the teacher's signal is not.
+  Terms carry their own `where`, since labels may be missing where the teacher's signal is not. A
+  float `where` weighs each value: the mean is that of `where * values` over the sum of `where`.
   """
 
   values: Float[Array, "*batch"]
-  where: Bool[Array, "*batch"]
+  where: Bool[Array, "*batch"] | Float[Array, "*batch"]
   weight: Float[Array, ""] | float = 1.0
 
 
@@ -99,10 +100,13 @@ def valid(batch: Batch, values: Array) -> Bool[Array, "*batch"]:
 
 
 def masked_sum(values: Array, where: Array) -> Pair:
-  """(sum, count) of `values` over `where`, in float32; the one reduction of the library."""
+  """(sum, count) of `values` over `where`, in float32; the one reduction of the library.
+
+  A float `where` weighs each value; the count is then the sum of the weights.
+  """
   # Selecting before summing keeps inf and NaN under the mask out of value and gradient.
-  kept = jnp.where(where, values.astype(jnp.float32), jnp.float32(0))
-  return kept.sum(), where.sum(dtype=jnp.float32)
+  kept = jnp.where(where.astype(bool), values.astype(jnp.float32), jnp.float32(0))
+  return (kept * where.astype(jnp.float32)).sum(), where.sum(dtype=jnp.float32)
 
 
 def counts(result: ObjectiveResult) -> dict[str, Array]:
@@ -123,7 +127,9 @@ def total(result: ObjectiveResult, count: Mapping[str, Array] | None = None) -> 
   """
   count = counts(result) if count is None else count
   parts = [
-    term.weight * masked_sum(term.values, term.where)[0] / jnp.maximum(count[name], 1)
+    term.weight
+    * masked_sum(term.values, term.where)[0]
+    / jnp.where(count[name] > 0, count[name], 1)
     for name, term in result.loss.items()
   ]
   return sum(parts, jnp.float32(0))
@@ -140,7 +146,8 @@ def metrics(result: ObjectiveResult) -> dict[str, Pair]:
 def mean(pairs: Pair) -> Array:
   """Sum over count of stacked pairs ([micro-batches] leading), 0 where nothing was counted."""
   num, den = pairs
-  return num.sum(0) / jnp.maximum(den.sum(0), 1)
+  num, den = num.sum(0), den.sum(0)
+  return num / jnp.where(den > 0, den, 1)
 
 
 def stop_teacher(teacher: Outputs) -> Outputs:

@@ -7,18 +7,13 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
-import jax.numpy as jnp
 
 from kdjax.errors import KdjaxError
 from kdjax.objectives.base import (
-  Batch,
   Objective,
   ObjectiveResult,
   ObjectiveVars,
-  PyTree,
   Taps,
-  Term,
-  valid,
 )
 from kdjax.outputs import Outputs
 
@@ -164,129 +159,6 @@ def pick_layer(outputs: Outputs, layer: int | str, side: str) -> Outputs:
       )
     chosen[field] = value[layer]
   return dataclasses.replace(outputs, **chosen)
-
-
-def token_level(
-  loss_fn: Callable[..., jax.Array],
-  *,
-  chunk_size: int | None = None,
-  labels: bool = False,
-) -> Objective:
-  """Lifts a loss on logits to an objective of one term, named by what it is combined under.
-
-  With `chunk_size` the loss never sees whole logits: models hand over what their head reads and the
-  head's weights, logits exist for one chunk of positions at a time and are computed again in the
-  backward pass. Memory for logits falls from B T V to B chunk_size V.
-
-  Args:
-    loss_fn: `loss_fn(student_logits, teacher, [labels], where=) -> [...]`, such as the functions of
-      `kdjax.losses`; the teacher's argument is an array of logits or a signal.
-    chunk_size: positions of the time axis (of the batch axis for models without one) per chunk;
-      None uses logits as they are.
-    labels: also pass `batch["label"]`; positions with a negative label are then not counted.
-
-  Returns:
-    The objective.
-  """
-
-  def apply(variables, student, teacher, batch, *, step, rng):
-    values, where = map_logits(
-      loss_fn, student, teacher, batch, chunk_size=chunk_size, labels=labels
-    )
-    return ObjectiveResult({"": Term(values, where)})
-
-  return Objective(apply=apply, taps=logit_taps(chunk_size))
-
-
-def logit_taps(chunk_size: int | None, *, teacher: bool = True) -> Taps:
-  """The taps that `map_logits` reads."""
-  side = frozenset({"logits"} if chunk_size is None else {"hidden", "head"})
-  return Taps(side, side if teacher else frozenset())
-
-
-def map_logits(
-  loss_fn: Callable[..., jax.Array],
-  student: Outputs,
-  teacher: Outputs | None,
-  batch: Batch,
-  *,
-  chunk_size: int | None = None,
-  labels: bool = False,
-) -> tuple[jax.Array, jax.Array]:
-  """Applies a loss to logits, whole or in chunks; returns its values and where they count.
-
-  Args:
-    loss_fn: `loss_fn(student_logits, [teacher], [labels], where=)`; without `teacher` that argument
-      is left out.
-    student: with `logits`, or with `hidden` and `head` when `chunk_size` is given.
-    teacher: the same, or with a `signal`; None for a loss on labels alone.
-    batch: its `mask` and, if asked for, its `label`.
-    chunk_size: see `token_level`.
-    labels: see `token_level`.
-
-  Returns:
-    (values, where), both [B] or [B, T].
-  """
-  inputs, readers = [], []
-  for side, outputs in (("the student", student), ("the teacher", teacher)):
-    if outputs is not None:
-      source, reader = _reader(outputs, chunk_size, side)
-      inputs.append(source)
-      readers.append(reader)
-  where = valid(batch, jax.ShapeDtypeStruct(inputs[0].shape[:-1], jnp.float32))
-  if labels:
-    inputs.append(batch["label"])
-    readers.append(lambda label: label)
-    where = where & (batch["label"] >= 0)
-
-  def loss(inputs, where):
-    return loss_fn(*(read(x) for read, x in zip(readers, inputs, strict=True)), where=where)
-
-  if chunk_size is None:
-    return loss(inputs, where), where
-  # Recomputing a chunk costs one more product with the head and saves its logits.
-  return in_chunks(jax.checkpoint(loss), inputs, where, chunk_size), where
-
-
-def _reader(outputs: Outputs, chunk_size: int | None, side: str):
-  """(arrays with leading positions, function from them to logits or to a signal)."""
-  if outputs.signal is not None:
-    return outputs.signal, lambda signal: signal
-  if chunk_size is None:
-    return outputs.require("logits", side), lambda logits: logits
-  return outputs.require("hidden", side), outputs.require("head", side).logits
-
-
-def in_chunks(
-  fn: Callable[..., jax.Array], inputs: PyTree, where: jax.Array, chunk_size: int
-) -> jax.Array:
-  """`fn(inputs, where)` computed over chunks of positions, one at a time.
-
-  Chunks run along the time axis, which meshes leave whole, or along the batch axis for [B] values.
-
-  Args:
-    fn: position-wise; returns values of the shape of `where`.
-    inputs: pytree of arrays with leading axes as `where`.
-    where: [B] or [B, T]; the padding of the last chunk is False.
-    chunk_size: positions per chunk, at least 1.
-
-  Returns:
-    The values, shaped as `where`.
-  """
-  axis = where.ndim - 1
-  length = where.shape[axis]
-  size = min(chunk_size, length)
-  number = -(-length // size)
-
-  def split(x):
-    pad = [(0, 0)] * x.ndim
-    pad[axis] = (0, number * size - length)
-    x = jnp.pad(x, pad)
-    return jnp.moveaxis(x.reshape(x.shape[:axis] + (number, size) + x.shape[axis + 1 :]), axis, 0)
-
-  values = jax.lax.map(lambda part: fn(*part), jax.tree.map(split, (inputs, where)))
-  values = jnp.moveaxis(values, 0, axis)
-  return values.reshape(where.shape[:axis] + (number * size,))[..., :length]
 
 
 def _part(variables: ObjectiveVars, name: str) -> ObjectiveVars:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Callable
+
+from jaxtyping import Array
 
 from kdjax import losses
 from kdjax.errors import KdjaxError
-from kdjax.objectives.base import Objective, ObjectiveResult, Term
-from kdjax.objectives.combinators import combine, logit_taps, map_logits, token_level
+from kdjax.objectives.base import Objective, ObjectiveResult, ObjectiveVars
+from kdjax.objectives.combinators import combine
+from kdjax.objectives.tokens import logit_taps, map_logits, token_level
 from kdjax.resolve import hint, resolve
 
 
@@ -20,10 +24,10 @@ def cross_entropy(*, chunk_size: int | None = None) -> Objective:
   """
 
   def apply(variables, student, teacher, batch, *, step, rng):
-    values, where = map_logits(
+    term, _ = map_logits(
       losses.cross_entropy, student, None, batch, chunk_size=chunk_size, labels=True
     )
-    return ObjectiveResult({"": Term(values, where)})
+    return ObjectiveResult({"": term})
 
   return Objective(apply=apply, taps=logit_taps(chunk_size, teacher=False))
 
@@ -48,7 +52,7 @@ def hinton_kd(
     https://arxiv.org/abs/1503.02531.
   """
   kd = functools.partial(losses.hinton_kd, temperature=temperature)
-  return with_labels(token_level(kd, chunk_size=chunk_size), kd_weight, ce_weight, chunk_size)
+  return with_labels(kd, kd_weight, ce_weight, chunk_size)
 
 
 def logit_kd(
@@ -75,8 +79,7 @@ def logit_kd(
     )
   function = resolve(losses, loss, arguments, field="config.objective.loss", given=("where",))
   takes_labels = "labels" in inspect.signature(function).parameters
-  kd = token_level(function, chunk_size=chunk_size, labels=takes_labels)
-  return with_labels(kd, kd_weight, ce_weight, chunk_size)
+  return with_labels(function, kd_weight, ce_weight, chunk_size, takes_labels=takes_labels)
 
 
 def _reads_logits(function) -> bool:
@@ -85,10 +88,45 @@ def _reads_logits(function) -> bool:
 
 
 def with_labels(
-  kd: Objective, kd_weight: float, ce_weight: float, chunk_size: int | None = None
+  loss_fn: Callable[..., Array],
+  kd_weight: float,
+  ce_weight: float,
+  chunk_size: int | None = None,
+  *,
+  takes_labels: bool = False,
 ) -> Objective:
-  """`kd_weight` kd + `ce_weight` cross-entropy; the second is left out at weight 0."""
-  terms = {"kd": (kd_weight, kd)}
-  if ce_weight:
-    terms["ce"] = (ce_weight, cross_entropy(chunk_size=chunk_size))
-  return combine(terms)
+  """`kd_weight` loss + `ce_weight` cross-entropy with labels; the second is left out at weight 0.
+
+  Of sequences [B, T], a position without a label counts for neither: it is not to be learnt. Both
+  terms then come from the same logits, in one pass. Of single predictions [B] each term has the
+  examples that it can use: the teacher speaks where labels are unknown.
+
+  Args:
+    loss_fn: see `token_level`.
+    kd_weight: its weight.
+    ce_weight: of the labels.
+    chunk_size: see `token_level`.
+    takes_labels: whether `loss_fn` reads labels.
+  """
+  kd = token_level(loss_fn, chunk_size=chunk_size, labels=takes_labels)
+  if not ce_weight:
+    return combine({"kd": (kd_weight, kd)})
+  apart = combine({"kd": (kd_weight, kd), "ce": (ce_weight, cross_entropy(chunk_size=chunk_size))})
+
+  def both(student_logits, teacher, labels, *, where):
+    told = (teacher, labels) if takes_labels else (teacher,)
+    kd = loss_fn(student_logits, *told, where=where)
+    ce = losses.cross_entropy(student_logits, labels, where=where)
+    return kd_weight * kd + ce_weight * ce, {"kd": kd, "ce": ce}
+
+  together = token_level(both, chunk_size=chunk_size, labels=True)
+
+  def apply(variables, student, teacher, batch, *, step, rng):
+    if batch["label"].ndim > 1:
+      return together.apply(ObjectiveVars(), student, teacher, batch, step=step, rng=rng)
+    return apart.apply(variables, student, teacher, batch, step=step, rng=rng)
+
+  def update(state, stats, *, step):
+    return state
+
+  return apart._replace(apply=apply, update=update)

@@ -17,9 +17,10 @@ from kdjax.objectives.base import (
   Taps,
   Term,
 )
-from kdjax.objectives.combinators import combine, scheduled, token_level
+from kdjax.objectives.combinators import combine, scheduled
 from kdjax.objectives.logits import cross_entropy
 from kdjax.objectives.networks import apply_mlp, init_mlp, normalize
+from kdjax.objectives.tokens import token_level
 
 
 def nd_loss(

@@ -15,12 +15,12 @@ from kdjax.objectives.base import (
   Objective,
   ObjectiveResult,
   ObjectiveVars,
-  Term,
   masked_sum,
   mean,
 )
-from kdjax.objectives.combinators import logit_taps, map_logits
-from kdjax.objectives.logits import with_labels
+from kdjax.objectives.combinators import combine
+from kdjax.objectives.logits import cross_entropy
+from kdjax.objectives.tokens import logit_taps, map_logits
 
 
 class TaidState(NamedTuple):
@@ -84,7 +84,7 @@ def taid(
 
   def apply(variables, student, teacher, batch, *, step, rng):
     t = variables.state.t
-    values, where = map_logits(
+    term, _ = map_logits(
       functools.partial(losses.interpolated_cross_entropy, mix=t),
       student,
       teacher,
@@ -92,7 +92,7 @@ def taid(
       chunk_size=chunk_size,
     )
     return ObjectiveResult(
-      {"": Term(values, where)}, {"t": (t, jnp.float32(1))}, masked_sum(values, where)
+      {"": term}, {"t": (t, jnp.float32(1))}, masked_sum(term.values, term.where)
     )
 
   def update(state: TaidState, stats, *, step) -> TaidState:
@@ -111,4 +111,7 @@ def taid(
     )
 
   moving = Objective(apply=apply, taps=logit_taps(chunk_size), init=init, update=update)
-  return with_labels(moving, 1 - ce_weight, ce_weight, chunk_size)
+  terms = {"kd": (1 - ce_weight, moving)}
+  if ce_weight:
+    terms["ce"] = (ce_weight, cross_entropy(chunk_size=chunk_size))
+  return combine(terms)

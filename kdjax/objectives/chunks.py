@@ -1,0 +1,155 @@
+"""Sums over positions, one chunk at a time, with the gradient made on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+PyTree = Any
+Values = tuple[jax.Array, dict[str, jax.Array]]
+
+
+def chunked_sum(
+  fn: Callable[[PyTree, PyTree, jax.Array], Values],
+  inputs: PyTree,
+  fixed: PyTree,
+  where: jax.Array,
+  weights: jax.Array,
+  chunk_size: int,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """The weighted sum of a function's values over all positions, computed chunk by chunk.
+
+  A scan under autodiff would keep what each chunk's backward pass needs, or compute it again. Here
+  each chunk is differentiated as soon as its values exist, when its logits are still at hand: the
+  products of a forward and a backward pass are all that is done, and nothing of a chunk outlives
+  it. That needs the weights before the backward pass, which is why this is a sum.
+
+  Args:
+    fn: `fn(inputs, fixed, where) -> (values, metrics)`, position by position. What it closes over
+      (a head, parameters of an objective) gets its gradient too.
+    inputs: pytree of arrays with leading axes as `where`; differentiated.
+    fixed: pytree of arrays with leading axes as `where`; no gradient flows here.
+    where: bool [B] or [B, T]; passed on to `fn`.
+    weights: of each position, bool or float; no gradient flows here.
+    chunk_size: positions of the last axis of `where` per chunk, at least 1.
+
+  Returns:
+    (sum of weights * values, the same of each metric; only the first has a gradient), float32.
+  """
+  part = jax.eval_shape(lambda x: _first(_split(x, where, chunk_size)), (inputs, fixed, where))
+  # Parameters that `fn` closes over become arguments, so that they can be differentiated here.
+  fn, closed = jax.closure_convert(fn, *jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), part))
+
+  def chunk(inputs, closed, fixed, where, weights):
+    values, metrics = fn(inputs, fixed, where, *closed)
+    kept = {name: _weighted(values, weights) for name, values in metrics.items()}
+    return _weighted(values, weights), kept
+
+  def forward(inputs, closed, fixed, where, weights):
+    parts = _split((inputs, fixed, where, weights), where, chunk_size)
+
+    def body(carry, part):
+      inputs, fixed, where, weights = part
+      return jax.tree.map(jnp.add, carry, chunk(inputs, closed, fixed, where, weights)), None
+
+    first = jax.eval_shape(
+      lambda: chunk(*_ordered(_first(parts), closed)),
+    )
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
+    return jax.lax.scan(body, zeros, parts)[0]
+
+  def forward_and_gradient(inputs, closed, fixed, where, weights):
+    parts = _split((inputs, fixed, where, weights), where, chunk_size)
+
+    def body(carry, part):
+      sums, grad_closed = carry
+      own, fixed, where, weights = part
+      total, pull, metrics = jax.vjp(
+        lambda own, closed: chunk(own, closed, fixed, where, weights), own, closed, has_aux=True
+      )
+      grad_own, more = pull(jnp.ones_like(total))
+      sums = jax.tree.map(jnp.add, sums, (total, metrics))
+      return (sums, jax.tree.map(jnp.add, grad_closed, more)), grad_own
+
+    sums = jax.eval_shape(lambda: chunk(*_ordered(_first(parts), closed)))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (sums, list(closed)))
+    (sums, grad_closed), grads = jax.lax.scan(body, zeros, parts)
+    return sums, (_join(grads, where), grad_closed)
+
+  def backward(gradients, cotangents):
+    scale, _ = cotangents
+    own, closed = jax.tree.map(lambda g: (g * scale).astype(g.dtype), gradients)
+    return own, closed, None, None, None
+
+  total = jax.custom_vjp(forward)
+  total.defvjp(forward_and_gradient, backward)
+  return total(inputs, list(closed), fixed, where, weights)
+
+
+def _weighted(values: jax.Array, weights: jax.Array) -> jax.Array:
+  # Selecting before multiplying keeps inf and NaN under weight 0 out of value and gradient.
+  kept = jnp.where(weights.astype(bool), values.astype(jnp.float32), 0.0)
+  return (kept * weights.astype(jnp.float32)).sum()
+
+
+def _ordered(part, closed):
+  inputs, fixed, where, weights = part
+  return inputs, closed, fixed, where, weights
+
+
+def _split(tree: PyTree, where: jax.Array, chunk_size: int) -> PyTree:
+  """Every array cut along the last axis of `where`, the cuts along a new first axis.
+
+  Chunks run along the time axis, which meshes leave whole, or along the batch axis for [B] values.
+  The last chunk is filled up with zeros, which is False for `where`.
+  """
+  axis = where.ndim - 1
+  length = where.shape[axis]
+  size = min(chunk_size, length)
+  number = -(-length // size)
+
+  def split(x):
+    pad = [(0, 0)] * x.ndim
+    pad[axis] = (0, number * size - length)
+    x = jnp.pad(x, pad)
+    return jnp.moveaxis(x.reshape(x.shape[:axis] + (number, size) + x.shape[axis + 1 :]), axis, 0)
+
+  return jax.tree.map(split, tree)
+
+
+def _join(tree: PyTree, where: jax.Array) -> PyTree:
+  """Undoes `_split`."""
+  axis = where.ndim - 1
+  length = where.shape[axis]
+
+  def join(x):
+    x = jnp.moveaxis(x, 0, axis)
+    x = x.reshape(x.shape[:axis] + (-1,) + x.shape[axis + 2 :])
+    return jax.lax.slice_in_dim(x, 0, length, axis=axis)
+
+  return jax.tree.map(join, tree)
+
+
+def _first(tree: PyTree) -> PyTree:
+  return jax.tree.map(lambda x: x[0], tree)
+
+
+def map_chunks(
+  fn: Callable[[PyTree], PyTree], inputs: PyTree, shape: tuple[int, ...], chunk_size: int
+) -> PyTree:
+  """`fn(inputs)` position by position, one chunk at a time, for what has no gradient.
+
+  Args:
+    fn: position-wise; returns a pytree of arrays with leading axes as `shape`.
+    inputs: pytree of arrays with leading axes `shape`.
+    shape: (B,) or (B, T).
+    chunk_size: positions of the last of these axes per chunk.
+
+  Returns:
+    What `fn` returns, for all positions.
+  """
+  like = jnp.zeros(shape, bool)
+  return _join(jax.lax.map(fn, _split(inputs, like, chunk_size)), like)
