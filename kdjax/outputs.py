@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,23 +12,37 @@ from jaxtyping import Array, Float
 from kdjax.errors import KdjaxError
 
 
-class Head(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Head:
   """The last linear layer of a model, as arrays.
 
   Attributes:
-    kernel: [D, V].
+    weight: the kernel [D, V]; or [V, D] where it is a tied embedding, which is then read, and gets
+      its gradient, as it lies.
     bias: [V], or None.
     softcap: logits become softcap * tanh(logits / softcap); None leaves them (Gemma 2 has one).
+    tied: whether `weight` is [V, D].
   """
 
-  kernel: Float[Array, "width vocab"]
+  weight: Float[Array, "width vocab"] | Float[Array, "vocab width"]
   bias: Float[Array, "vocab"] | None = None
-  softcap: float | None = None
+  softcap: float | None = dataclasses.field(default=None, metadata={"static": True})
+  tied: bool = dataclasses.field(default=False, metadata={"static": True})
+
+  @property
+  def kernel(self) -> Float[Array, "width vocab"]:
+    return self.weight.T if self.tied else self.weight
 
   def logits(self, hidden: Float[Array, "*batch width"]) -> Float[Array, "*batch vocab"]:
     """float32 logits of what the head reads; the product is taken in the dtype of `hidden`."""
-    kernel = self.kernel.astype(hidden.dtype)
-    out = jnp.matmul(hidden, kernel, preferred_element_type=jnp.float32)
+    contracted = ((hidden.ndim - 1,), (1 if self.tied else 0,)), ((), ())
+    out = jax.lax.dot_general(
+      hidden,
+      self.weight.astype(hidden.dtype),
+      contracted,
+      preferred_element_type=jnp.float32,
+    )
     if self.bias is not None:
       out = out + jnp.broadcast_to(self.bias.astype(jnp.float32), out.shape)
     if self.softcap is not None:

@@ -81,7 +81,7 @@ def test_eager_equals_jit_and_default_tap_is_logits(name, made, batch, full):
 @EVERY
 def test_head_reads_hidden(name, full):
   out, _ = full[name]
-  kernel, bias, _ = out.head
+  kernel, bias = out.head.kernel, out.head.bias
   assert out.logits.shape == (8, CLASSES)
   np.testing.assert_allclose(out.hidden @ kernel + bias[None], out.logits, atol=1e-5)
   np.testing.assert_array_equal(out.hidden, out.embedding)

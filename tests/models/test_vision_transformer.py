@@ -125,7 +125,7 @@ def test_segment_then_norm_pool_and_head_gives_the_logits(small, batch):
   centred = hidden - hidden.mean(-1, keepdims=True)
   normed = centred / jnp.sqrt(hidden.var(-1, keepdims=True) + 1e-6)
   normed = normed * norm["scale"][None, None] + norm["bias"][None, None]
-  kernel, bias, _ = out.head
+  kernel, bias = out.head.kernel, out.head.bias
   np.testing.assert_allclose(normed.mean(1) @ kernel + bias[None], out.logits, atol=1e-4)
 
 

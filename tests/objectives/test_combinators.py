@@ -81,7 +81,7 @@ def test_chunks_change_neither_value_nor_gradient(chunk_size, time):
   array = lambda *s: jnp.asarray(rng.normal(size=s), jnp.float32)  # noqa: E731
   student = {"hidden": array(*shape), "kernel": array(6, 11), "bias": array(11)}
   teacher = Outputs(hidden=array(*shape), head=Head(array(6, 11)))
-  teacher_logits = Outputs(logits=teacher.hidden @ teacher.head[0])
+  teacher_logits = Outputs(logits=teacher.head.logits(teacher.hidden))
   batch = {
     "label": jnp.asarray(rng.integers(-1, 11, shape[:-1])),
     "mask": jnp.asarray(rng.random(shape[:-1]) < 0.8),

@@ -50,11 +50,14 @@ def attend(
     `jax.nn.dot_product_attention`, whose fused paths never hold [T, S] arrays.
   """
   if softcap is None and not probabilities:
+    fused = functools.partial(
+      jax.nn.dot_product_attention, scale=scale, is_causal=causal and mask is None
+    )
+    # Scores are computed again in the backward pass: they are cheaper than to keep, as [T, S].
+    fused = jax.checkpoint(fused, prevent_cse=False)
     # It promotes bfloat16 scores to float32 inside, which strict promotion would refuse.
     with jax.numpy_dtype_promotion("standard"):
-      return jax.nn.dot_product_attention(
-        query, key, value, bias=bias, mask=mask, scale=scale, is_causal=causal and mask is None
-      ), None
+      return fused(query, key, value, bias, mask), None
   batch, time, heads, size = query.shape
   groups = key.shape[2]
   grouped = query.reshape(batch, time, groups, heads // groups, size)

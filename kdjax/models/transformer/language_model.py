@@ -92,9 +92,9 @@ class Vocabulary(nnx.Module):
     return hidden
 
   def head(self, embed: Embed) -> Head:
-    kernel = embed.tokens[...].T if self.spec.tied else self.kernel[...]
+    weight = embed.tokens[...] if self.spec.tied else self.kernel[...]
     bias = self.bias[...] if self.spec.head_bias else None
-    return Head(kernel, bias, self.spec.logit_softcap)
+    return Head(weight, bias, softcap=self.spec.logit_softcap, tied=self.spec.tied)
 
 
 class LanguageModel(nnx.Module):
