@@ -23,13 +23,14 @@ def get_config() -> ConfigDict:
   }
   config.student = ConfigDict(convert_dict=True)
   config.teacher = {
-    "kind": "frozen",  # or "ema": the student's moving average
+    "kind": "frozen",  # or "ema": the student's moving average; or "cached": its stored signals
     "model": ConfigDict(),
     "checkpoint": "",  # folder of a finished run (or several: an ensemble); "" trains it first
     "count": 1,  # teachers to train; more than one is an ensemble
     "dtype": "float32",  # in which its weights are kept
     "rules": ConfigDict(),  # where its weights lie, as {"embed": "tensor"}; see kdjax/train/mesh.py
     "decay": 0.999,  # of kind "ema"
+    "cache": "",  # of kind "cached": the folder that launch.cache_teacher wrote
     "train": {  # what differs from this config in the run that trains it
       "objective": {"name": "cross_entropy"},
     },

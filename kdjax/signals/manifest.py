@@ -32,8 +32,9 @@ class Spec:
     seed: of the draws; None for the others.
     teacher: SHA-256 of the teacher's weights.
     tokenizer: SHA-256 of the tokenizer; None for images.
-    data: name, sequence length or augmentations with their seed, and what else must be equal for a
-      record to be found; plain JSON.
+    source: name of the data, for messages.
+    data: sequence length, or augmentations with their seed and number of versions: what must be
+      equal for records to be found; plain JSON.
     rows: rows of the data, each version of an augmented image one of them.
     rows_per_shard: rows whose examples lie in one file.
   """
@@ -47,6 +48,7 @@ class Spec:
   seed: int | None
   teacher: str
   tokenizer: str | None
+  source: str
   data: Mapping[str, Any]
   rows: int
   rows_per_shard: int

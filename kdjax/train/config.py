@@ -29,6 +29,7 @@ FIELDS: Mapping[str, Any] = {
     "dtype": str | None,
     "rules": dict,
     "decay": float,
+    "cache": str,
     "train": dict,
   },
   "objective": dict,

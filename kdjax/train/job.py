@@ -165,9 +165,9 @@ def trace(config: Config, teacher: Teacher | None) -> list[str]:
 
 
 def trains_teacher(config: Config) -> bool:
-  """Whether the job trains its teacher, rather than load it or average the student."""
+  """Whether the job trains its teacher, rather than load it, read it or average the student."""
   spec = config["teacher"]
-  return bool(spec) and spec["kind"] != "ema" and not spec["checkpoint"]
+  return bool(spec) and spec["kind"] not in ("ema", "cached") and not spec["checkpoint"]
 
 
 def prepare_teacher(

@@ -14,13 +14,14 @@ from kdjax.data.base import DataSet
 from kdjax.errors import KdjaxError, within
 from kdjax.models.base import Model, ModelVars
 from kdjax.resolve import hint
+from kdjax.signals import Cache
 from kdjax.teachers import Teacher
 from kdjax.train.build import build_model
 from kdjax.train.checkpoint import FOLDER, Checkpoints
 from kdjax.train.config import Config
 from kdjax.train.mesh import make_mesh, shardings, teacher_rules
 
-KINDS = ("ema", "frozen")
+KINDS = ("cached", "ema", "frozen")
 DTYPES = ("float32", "bfloat16", "float16", None)
 
 
@@ -43,6 +44,9 @@ def build_teacher(
     student = build_model(config["student"], data, "config.student")
     with within("config.teacher"):
       return teachers.ema(student, decay=spec["decay"])
+  if spec["kind"] == "cached":
+    with within("config.teacher.cache"):
+      return teachers.cached(Cache(spec["cache"]))
   if spec["kind"] != "frozen":
     raise KdjaxError(
       f"config.teacher.kind = {spec['kind']!r} does not exist{hint(spec['kind'], KINDS)}"

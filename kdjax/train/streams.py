@@ -19,6 +19,7 @@ from kdjax.train.build import made
 from kdjax.train.config import Config
 from kdjax.train.loop import Data
 from kdjax.train.mesh import batch_sharding, data_shard
+from kdjax.train.signal_rows import cached_rows
 
 # What `config.data` holds beside the source's own arguments.
 SHARED = {
@@ -100,7 +101,8 @@ def evaluation_passes(source: Any, batch_size: int, mesh: Mesh) -> Callable[[], 
   )
 
 
-def _augmentation(specs: Sequence[Mapping[str, Any]]):
+def augmentation(specs: Sequence[Mapping[str, Any]]) -> augment.Augment | None:
+  """The augmentation of `config.data.augment`; None where it is empty."""
   check_type(specs, list, "config.data.augment")
   parts = [made(augment, spec, f"config.data.augment[{i}]") for i, spec in enumerate(specs)]
   return augment.compose(*parts) if parts else None
@@ -132,17 +134,22 @@ def open_data(
       "config.program needs a validation split: set config.data.validation_fraction, such as 0.1"
     )
   index, count = data_shard(batch_sharding(mesh), batch_size)
-  change = _augmentation(spec["augment"])
+  change, versions, train = augmentation(spec["augment"]), 1, splits.train
+  if config["teacher"].get("kind") == "cached":
+    # What was augmented when the teacher saw it comes so from its source.
+    cached = cached_rows(config, train, change)
+    change, versions, train = None, cached.versions, cached.rows
 
   def stream(seed: int):
     every = {
       name: pipeline.training_stream(
-        getattr(splits, name),
+        train if name == "train" else getattr(splits, name),
         batch_size=batch_size,
         seed=seed,
         shard_index=index,
         shard_count=count,
         augment=change if name == "train" else None,
+        versions=versions if name == "train" else 1,
         threads=spec["threads"],
       )
       for name in streams

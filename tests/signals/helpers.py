@@ -9,7 +9,7 @@ from kdjax.signals.records import Record
 from kdjax.signals.rows import Span
 
 LENGTH, VOCAB = 12, 300
-DATA = {"name": "tokens", "sequence_length": LENGTH}
+DATA = {"sequence_length": LENGTH}
 
 
 def key_of(tokens):
@@ -73,6 +73,7 @@ def spec_of(source, kind="sampled", **changes):
     "seed": 0 if kind == "sampled" else None,
     "teacher": "t" * 64,
     "tokenizer": "k" * 64,
+    "source": "tokens",
     "data": DATA,
     "rows": len(source),
     "rows_per_shard": 2,

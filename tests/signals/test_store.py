@@ -106,7 +106,7 @@ def test_another_cache_in_the_folder_is_refused(source, tmp_path, finished):
     "teacher": "u" * 64,
     "tokenizer": None,
     "support": 20,
-    "data": {"name": "tokens", "sequence_length": 99},
+    "data": {"sequence_length": 99},
   }
   for field, value in changed.items():
     with pytest.raises(KdjaxError, match=rf"holds another cache: {field}.*saved.*now"):
