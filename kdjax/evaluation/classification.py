@@ -152,6 +152,9 @@ def finalize(pairs: Mapping[str, Pair]) -> dict[str, Any]:
     rows of |accuracy - confidence| of their bin) and the largest bin's, `mce`.
   """
   values = {name: _divide(*pair) for name, pair in pairs.items()}
+  for name in values:
+    if "perplexity" in name.split("/"):  # gathered as nll: means must be taken before exp
+      values[name] = float(np.exp(min(values[name], 700.0)))
   for name in pairs:
     prefix, found, rest = name.rpartition("reliability/accuracy")
     if found and not rest and f"{prefix}reliability/confidence" in values:

@@ -22,6 +22,7 @@ class ModelVars(NamedTuple):
 
   params: PyTree
   state: PyTree  # batch statistics; empty for most models
+  frozen: PyTree = ()  # weights that are read and never trained: those under an adapter
 
 
 class Model(NamedTuple):
@@ -35,6 +36,8 @@ class Model(NamedTuple):
       axis name (or None) per dimension. Logical: a rule table maps them to mesh axes.
     taps: the taps this model can give.
     num_classes: size of the last axis of the logits.
+    frozen: the model's `ModelVars.frozen`, which no checkpoint holds; () for most.
+    frozen_axes: axis names of `frozen`, as `axes` gives them.
     spec: what the model is made of, for its conversion to other formats; None for most.
     cache: `cache(batch, slots) -> cache`, empty, of a model that generates text; else None.
     decode: `decode(variables, tokens, positions, cache) -> (Outputs, cache)`: the outputs `hidden`
@@ -46,6 +49,8 @@ class Model(NamedTuple):
   axes: Callable[[], ModelVars]
   taps: frozenset[str]
   num_classes: int
+  frozen: PyTree = ()
+  frozen_axes: PyTree = ()
   spec: Any = None
   cache: Callable[[int, int], PyTree] | None = None
   decode: Callable[..., tuple[Outputs, PyTree]] | None = None

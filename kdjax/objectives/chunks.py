@@ -49,17 +49,8 @@ def chunked_sum(
     return _weighted(values, weights), kept
 
   def forward(inputs, closed, fixed, where, weights):
-    parts = _split((inputs, fixed, where, weights), where, chunk_size)
-
-    def body(carry, part):
-      inputs, fixed, where, weights = part
-      return jax.tree.map(jnp.add, carry, chunk(inputs, closed, fixed, where, weights)), None
-
-    first = jax.eval_shape(
-      lambda: chunk(*_ordered(_first(parts), closed)),
-    )
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
-    return jax.lax.scan(body, zeros, parts)[0]
+    parts = inputs, fixed, where, weights
+    return sum_chunks(lambda p: chunk(p[0], closed, *p[1:]), parts, where.shape, chunk_size)
 
   def forward_and_gradient(inputs, closed, fixed, where, weights):
     parts = _split((inputs, fixed, where, weights), where, chunk_size)
@@ -74,7 +65,8 @@ def chunked_sum(
       sums = jax.tree.map(jnp.add, sums, (total, metrics))
       return (sums, jax.tree.map(jnp.add, grad_closed, more)), grad_own
 
-    sums = jax.eval_shape(lambda: chunk(*_ordered(_first(parts), closed)))
+    own, *rest = _first(parts)
+    sums = jax.eval_shape(lambda: chunk(own, closed, *rest))
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (sums, list(closed)))
     (sums, grad_closed), grads = jax.lax.scan(body, zeros, parts)
     return sums, (_join(grads, where), grad_closed)
@@ -93,11 +85,6 @@ def _weighted(values: jax.Array, weights: jax.Array) -> jax.Array:
   # Selecting before multiplying keeps inf and NaN under weight 0 out of value and gradient.
   kept = jnp.where(weights.astype(bool), values.astype(jnp.float32), 0.0)
   return (kept * weights.astype(jnp.float32)).sum()
-
-
-def _ordered(part, closed):
-  inputs, fixed, where, weights = part
-  return inputs, closed, fixed, where, weights
 
 
 def _split(tree: PyTree, where: jax.Array, chunk_size: int) -> PyTree:
@@ -137,19 +124,24 @@ def _first(tree: PyTree) -> PyTree:
   return jax.tree.map(lambda x: x[0], tree)
 
 
-def map_chunks(
+def sum_chunks(
   fn: Callable[[PyTree], PyTree], inputs: PyTree, shape: tuple[int, ...], chunk_size: int
 ) -> PyTree:
-  """`fn(inputs)` position by position, one chunk at a time, for what has no gradient.
+  """The sum over chunks of what `fn` returns, one chunk at a time.
 
   Args:
-    fn: position-wise; returns a pytree of arrays with leading axes as `shape`.
-    inputs: pytree of arrays with leading axes `shape`.
+    fn: from a chunk of the inputs to a pytree of sums over its positions.
+    inputs: pytree of arrays with leading axes `shape`; the last chunk is filled up with zeros,
+      which `fn` must not count.
     shape: (B,) or (B, T).
     chunk_size: positions of the last of these axes per chunk.
 
   Returns:
-    What `fn` returns, for all positions.
+    What `fn` returns, added up.
   """
-  like = jnp.zeros(shape, bool)
-  return _join(jax.lax.map(fn, _split(inputs, like, chunk_size)), like)
+  parts = _split(inputs, jax.ShapeDtypeStruct(shape, bool), chunk_size)
+  zeros = jax.tree.map(
+    lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(lambda: fn(_first(parts)))
+  )
+  add = lambda total, part: (jax.tree.map(jnp.add, total, fn(part)), None)  # noqa: E731
+  return jax.lax.scan(add, zeros, parts)[0]

@@ -15,7 +15,8 @@ class Program(NamedTuple):
   `model_state`, and whatever else the procedure carries. Each field is one item of a checkpoint.
 
   Attributes:
-    init: `init(rng, batch) -> state`; of the batch only shapes are read.
+    init: `init(rng, batch, start=None) -> state`; of the batch only shapes are read. `start` is
+      (params, model_state) to begin with instead of random ones.
     step: `step(state, frozen, batch) -> (state, metrics)`, metrics as (sum, count) pairs.
     evaluate: `evaluate(state, frozen, batch) -> metrics`, as (sum, count) pairs.
     axes: `axes(abstract state) -> state` with a `PartitionSpec` of logical axis names per leaf.

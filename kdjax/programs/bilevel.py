@@ -14,7 +14,8 @@ from kdjax.models.base import Model, ModelVars
 from kdjax.objectives import base
 from kdjax.objectives.base import Objective, ObjectiveVars
 from kdjax.programs.base import Program
-from kdjax.programs.distill import LOGITS, DistillState, distill, optimizer_axes, replicated
+from kdjax.programs.distill import DistillState, distill, optimizer_axes, replicated, teacher_taps
+from kdjax.programs.evaluators import LOGITS, Evaluator, classifier
 from kdjax.teachers.base import Teacher
 
 BilevelState = NamedTuple(
@@ -33,6 +34,7 @@ def bilevel(
   outer_every: int = 1,
   ema_decay: float | None = None,
   accumulate: int = 1,
+  evaluator: Evaluator = classifier,
 ) -> Program:
   """`distill`, with the objective's parameters w set by a validation loss instead of their own.
 
@@ -50,6 +52,7 @@ def bilevel(
     outer_every: steps between updates of w.
     ema_decay: see `distill`.
     accumulate: see `distill`; the virtual step takes the whole batch at once.
+    evaluator: see `distill`.
 
   Returns:
     A program over the streams "train" and "validation".
@@ -67,19 +70,26 @@ def bilevel(
     if value <= 0:
       raise KdjaxError(f"config.program.{name} = {value} must be positive")
   inner = distill(
-    student, held(objective), tx, teacher=teacher, ema_decay=ema_decay, accumulate=accumulate
+    student,
+    held(objective),
+    tx,
+    teacher=teacher,
+    ema_decay=ema_decay,
+    accumulate=accumulate,
+    evaluator=evaluator,
   )
+  wanted = teacher_taps(objective, teacher)
   outer_tx = optax.adam(outer_learning_rate)
 
-  def init(rng, batch) -> BilevelState:
-    state = inner.init(rng, _train(batch))
+  def init(rng, batch, start=None) -> BilevelState:
+    state = inner.init(rng, _train(batch), start)
     return BilevelState(*state, outer_opt_state=outer_tx.init(state.objective_state.params))
 
-  def train_loss(params, weights, state, told, batch, key):
+  def train_loss(params, weights, state, frozen, told, batch, key):
     """The inner loss; batch statistics of this virtual forward pass are dropped."""
     student_key, objective_key = jax.random.split(key)
     outputs, _ = student.apply(
-      ModelVars(params, state.model_state),
+      ModelVars(params, state.model_state, frozen.student),
       batch,
       taps=objective.taps.student,
       train=True,
@@ -91,14 +101,16 @@ def bilevel(
 
   # The second derivative would otherwise keep two forward passes' activations alive.
   @jax.checkpoint
-  def virtual_step(weights, state, told, batch, key):
-    grad = jax.grad(train_loss)(state.params, weights, state, told, batch, key)
+  def virtual_step(weights, state, frozen, told, batch, key):
+    grad = jax.grad(train_loss)(state.params, weights, state, frozen, told, batch, key)
     return jax.tree.map(lambda p, g: p - virtual_learning_rate * g, state.params, grad)
 
-  def outer_loss(weights, state, told, batch, key):
-    params = virtual_step(weights, state, told, _train(batch), key)
+  def outer_loss(weights, state, frozen, told, batch, key):
+    params = virtual_step(weights, state, frozen, told, _train(batch), key)
     held_out = batch["validation"]
-    outputs, _ = student.apply(ModelVars(params, state.model_state), held_out, taps=LOGITS)
+    outputs, _ = student.apply(
+      ModelVars(params, state.model_state, frozen.student), held_out, taps=LOGITS
+    )
     where = base.valid(held_out, held_out["label"]) & (held_out["label"] >= 0)
     values = losses.cross_entropy(outputs.logits, held_out["label"], where=where)
     num, den = base.masked_sum(values, where)
@@ -107,9 +119,11 @@ def bilevel(
   def outer_step(state: BilevelState, frozen, batch):
     train = _train(batch)
     key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
-    told = teacher.apply(frozen, state.teacher_state, train, taps=objective.taps.teacher)
+    told = teacher.apply(frozen.teacher, state.teacher_state, train, taps=wanted)
     weights = state.objective_state.params
-    loss, grad = jax.value_and_grad(outer_loss)(weights, state, base.stop_teacher(told), batch, key)
+    loss, grad = jax.value_and_grad(outer_loss)(
+      weights, state, frozen, base.stop_teacher(told), batch, key
+    )
     updates, opt_state = outer_tx.update(grad, state.outer_opt_state, weights)
     weights = optax.apply_updates(weights, updates)
     held_state = state.objective_state._replace(params=weights)

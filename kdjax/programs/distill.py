@@ -10,18 +10,24 @@ import optax
 from jax.sharding import PartitionSpec
 
 from kdjax.errors import KdjaxError
-from kdjax.evaluation.classification import agreement, classification
 from kdjax.models.base import Model, ModelVars
 from kdjax.objectives import base
 from kdjax.objectives.base import Objective, ObjectiveVars
 from kdjax.outputs import Outputs
 from kdjax.programs.base import Program
+from kdjax.programs.evaluators import Evaluator, classifier
 from kdjax.teachers.base import Teacher
 from kdjax.teachers.ema import average
 
 PyTree = Any
-LOGITS = frozenset({"logits"})
 NO_TEACHER = Teacher(apply=lambda *a, **k: Outputs(), taps=frozenset(), num_classes=0)
+
+
+class Frozen(NamedTuple):
+  """What training reads and never changes."""
+
+  teacher: PyTree = ()
+  student: PyTree = ()  # weights under an adapter
 
 
 class DistillState(NamedTuple):
@@ -46,6 +52,7 @@ def distill(
   teacher: Teacher | None = None,
   ema_decay: float | None = None,
   accumulate: int = 1,
+  evaluator: Evaluator = classifier,
 ) -> Program:
   """The program that trains a student on an objective.
 
@@ -61,6 +68,7 @@ def distill(
     ema_decay: in [0, 1); keeps an average of the student's weights, which evaluation then uses.
     accumulate: micro-batches per step. The update is that of the whole batch: terms are divided by
       the counts of all micro-batches.
+    evaluator: what to evaluate; see `kdjax.programs.evaluators`.
 
   Returns:
     The program.
@@ -75,9 +83,12 @@ def distill(
   if accumulate < 1:
     raise KdjaxError(f"config.optimizer.accumulate = {accumulate} must be at least 1")
 
-  def init(rng, batch) -> DistillState:
+  frozen_parts = Frozen(teacher.frozen, student.frozen)
+  wanted = teacher_taps(objective, teacher)
+
+  def init(rng, batch, start=None) -> DistillState:
     student_rng, objective_rng, step_rng = jax.random.split(rng, 3)
-    variables = student.init(student_rng)
+    variables = student.init(student_rng) if start is None else ModelVars(*start)
     teacher_state = teacher.init(variables)
     outputs = output_shapes(student, teacher, objective, variables, teacher_state, batch)
     own = objective.init(objective_rng, *outputs, batch)
@@ -97,9 +108,9 @@ def distill(
   def forward(trained, state, frozen, batch, model_state, key):
     """One (micro-)batch: the objective's result and the student's new batch statistics."""
     student_key, objective_key = jax.random.split(key)
-    told = teacher.apply(frozen, state.teacher_state, batch, taps=objective.taps.teacher)
+    told = teacher.apply(frozen.teacher, state.teacher_state, batch, taps=wanted)
     outputs, model_state = student.apply(
-      ModelVars(trained["student"], model_state),
+      ModelVars(trained["student"], model_state, frozen.student),
       batch,
       taps=objective.taps.student,
       train=True,
@@ -169,11 +180,22 @@ def distill(
     ), metrics
 
   def prepare(state: DistillState, frozen, batch):
-    told = teacher.apply(frozen, state.teacher_state, batch, taps=objective.taps.teacher)
+    told = teacher.apply(frozen.teacher, state.teacher_state, batch, taps=wanted)
     own = objective.prepare(
       ObjectiveVars(state.objective_params, state.objective_state), told, batch
     )
     return state._replace(objective_params=own.params, objective_state=own.state)
+
+  metrics_of = evaluator(student, teacher)
+
+  def evaluate(state: DistillState, frozen, batch):
+    params = state.ema if jax.tree.leaves(state.ema) else state.params
+    variables = ModelVars(params, state.model_state, frozen.student)
+    return metrics_of(
+      variables,
+      lambda taps: teacher.apply(frozen.teacher, state.teacher_state, batch, taps=taps),
+      batch,
+    )
 
   def axes(state: DistillState) -> DistillState:
     own = student.axes()
@@ -193,38 +215,26 @@ def distill(
   return Program(
     init=init,
     step=step,
-    evaluate=evaluator(student, teacher),
+    evaluate=evaluate,
     axes=axes,
-    frozen=teacher.frozen,
-    frozen_axes=teacher.axes,
+    frozen=frozen_parts,
+    frozen_axes=Frozen(teacher.axes, student.frozen_axes),
     prepare=None if objective.prepare is None else prepare,
   )
 
 
-def evaluator(student: Model, teacher: Teacher):
-  """The `evaluate` of a classification student: its metrics, the teacher's, their agreement."""
-
-  def evaluate(state, frozen, batch):
-    params = state.ema if jax.tree.leaves(state.ema) else state.params
-    outputs, _ = student.apply(ModelVars(params, state.model_state), batch, taps=LOGITS)
-    metrics = classification(outputs.logits, batch["label"], batch["mask"])
-    if "logits" not in teacher.taps:
-      return metrics
-    told = teacher.apply(frozen, state.teacher_state, batch, taps=LOGITS)
-    own = classification(told.logits, batch["label"], batch["mask"])
-    metrics |= {f"teacher/{name}": pair for name, pair in own.items()}
-    if teacher.num_classes == student.num_classes:
-      metrics |= agreement(outputs.logits, told.logits, batch["mask"])
-    return metrics
-
-  return evaluate
+def teacher_taps(objective: Objective, teacher: Teacher) -> frozenset[str]:
+  """What to ask the teacher for: one that speaks in signals gives those in place of logits."""
+  taps = objective.taps.teacher
+  logits = taps & {"logits", "hidden", "head"}
+  return taps - logits | {"signal"} if logits and "signal" in teacher.taps else taps
 
 
 def check_pairing(student: Model, teacher: Teacher, objective: Objective) -> None:
   """Raises KdjaxError for taps that a side cannot give and for class counts that do not pair."""
   for side, wanted, given in (
     ("student", objective.taps.student, student.taps),
-    ("teacher", objective.taps.teacher, teacher.taps),
+    ("teacher", teacher_taps(objective, teacher), teacher.taps),
   ):
     if missing := wanted - given:
       raise KdjaxError(
@@ -243,13 +253,15 @@ def check_pairing(student: Model, teacher: Teacher, objective: Objective) -> Non
 def output_shapes(student, teacher, objective, variables, teacher_state, batch):
   """What both sides will hand over, as shapes: (student outputs, teacher outputs)."""
   outputs, _ = jax.eval_shape(
-    lambda v, b, k: student.apply(v, b, taps=objective.taps.student, train=True, rng=k),
+    lambda v, b, k: student.apply(
+      v._replace(frozen=student.frozen), b, taps=objective.taps.student, train=True, rng=k
+    ),
     variables,
     batch,
     jax.random.key(0),
   )
   told = jax.eval_shape(
-    lambda f, s, b: teacher.apply(f, s, b, taps=objective.taps.teacher),
+    lambda f, s, b: teacher.apply(f, s, b, taps=teacher_taps(objective, teacher)),
     teacher.frozen,
     teacher_state,
     batch,

@@ -29,10 +29,10 @@ def replicate(program: Program, seeds: Sequence[int]) -> Program:
   """
   number = len(seeds)
 
-  def init(rng, batch):
+  def init(rng, batch, start=None):
     one = jax.tree.map(lambda x: x[: x.shape[0] // number], batch)
     keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
-    return jax.vmap(lambda key: program.init(key, one))(keys)
+    return jax.vmap(lambda key: program.init(key, one, start))(keys)
 
   def step(state, frozen, batch):
     state, metrics = jax.vmap(program.step, in_axes=(0, None, 0))(

@@ -112,13 +112,13 @@ def compile_program(
     rules: logical axis to mesh axis for what is frozen; the state follows `STUDENT_RULES`.
 
   Returns:
-    Its functions. `step` donates the state; `init` takes a key. Nothing is compiled before its
-    first call, and then once.
+    Its functions. `step` donates the state; `init` takes a key and what to start from (see
+    `Program`). Nothing is compiled before its first call, and then once.
   """
   shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
 
-  def init(rng):
-    return program.init(rng, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes))
+  def init(rng, start=None):
+    return program.init(rng, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes), start)
 
   abstract = jax.eval_shape(init, jax.random.key(0))
   state_sh = shardings(abstract, program.axes(abstract), STUDENT_RULES, mesh)
@@ -130,7 +130,7 @@ def compile_program(
   if program.prepare is not None:
     prepare = jax.jit(program.prepare, in_shardings=reads, out_shardings=state_sh, donate_argnums=0)
   return Compiled(
-    init=jax.jit(init, out_shardings=state_sh),
+    init=jax.jit(init, out_shardings=state_sh, donate_argnums=1),
     step=jax.jit(
       program.step, in_shardings=reads, out_shardings=(state_sh, whole), donate_argnums=0
     ),
@@ -172,6 +172,7 @@ def run(
   meta: Mapping[str, Any],
   matches: Callable[[Mapping[str, Any]], None],
   rules: Rules = TEACHER_RULES,
+  start: Callable[[], tuple[PyTree, PyTree] | None] = lambda: None,
   name: str = "train",
   stop: Callable[[], bool] = lambda: False,
 ) -> RunResult:
@@ -188,6 +189,7 @@ def run(
     meta: JSON stored with every checkpoint.
     matches: raises KdjaxError for the meta of a checkpoint of another run.
     rules: where the program's frozen arrays lie (see `compile_program`).
+    start: gives what a new run starts from, (params, model_state) on the mesh; None for random.
     name: shown on the progress bar.
     stop: asked after every step; True saves and raises Interrupted.
 
@@ -210,7 +212,7 @@ def run(
     compiled.abstract_state._asdict(), compiled.state_shardings._asdict(), matches=matches
   )
   if restored is None:
-    step, state = 0, compiled.init(jax.random.key(seed))
+    step, state = 0, compiled.init(jax.random.key(seed), start())
     if compiled.prepare is not None:
       for batch in data.training_pass():
         state = compiled.prepare(state, compiled.frozen, place(batch, compiled.batch_sharding))

@@ -23,6 +23,7 @@ from kdjax.train import plots
 Results = Mapping[str, Mapping[str, float]]
 # Columns that lead, in this order, and whether more is better; others follow without a mark.
 HIGHER_IS_BETTER = {
+  "perplexity": False,
   "accuracy": True,
   "nll": False,
   "brier": False,

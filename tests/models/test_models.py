@@ -121,7 +121,7 @@ def test_axes_name_every_dimension(name, made):
   axes = model.axes()
   ranks = jax.tree.map(lambda leaf, spec: (leaf.ndim, len(spec)), variables, axes)
   for path, (ndim, length) in jax.tree_util.tree_leaves_with_path(
-    ranks, is_leaf=lambda x: type(x) is tuple
+    ranks, is_leaf=lambda x: type(x) is tuple and len(x) == 2
   ):
     assert ndim == length, path
   assert axes.params["head"] == {
@@ -166,7 +166,7 @@ def train_step(model):
 def test_sharded_equals_unsharded_in_value_gradient_and_state(name, made, batch):
   model, variables = made[name]
   step = jax.jit(train_step(model))
-  expected = step(*variables, batch)
+  expected = step(*variables[:2], batch)
   gradients = jax.tree.leaves(expected[1])
   assert all(np.isfinite(g).all() for g in gradients)
 
@@ -180,7 +180,7 @@ def test_sharded_equals_unsharded_in_value_gradient_and_state(name, made, batch)
   )
   kernel = sharded.params["head"]["kernel"]
   assert kernel.addressable_shards[0].data.shape == (kernel.shape[0] // 2, CLASSES // 2)
-  given = step(*sharded, {"image": place(batch["image"], ("data", "fsdp"))})
+  given = step(*sharded[:2], {"image": place(batch["image"], ("data", "fsdp"))})
   # All gradients are compared: with kernels split along both channel axes those of a convolution
   # were wrong here. And batch statistics: they are those of the global batch, not of one device.
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), given, expected)

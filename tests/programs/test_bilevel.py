@@ -52,7 +52,7 @@ def prepared_state(one):
 def test_the_weights_follow_adam_on_the_validation_loss():
   one = both()
   p, state = prepared_state(one)
-  told = teacher().apply(p.frozen, (), one, taps=frozenset({"logits"}))
+  told = teacher().apply(p.frozen.teacher, (), one, taps=frozenset({"logits"}))
   weights = state.objective_state.params
   value, grad = jax.value_and_grad(outer_loss)(weights, state, one, told)
   after, metrics = jax.jit(p.step)(state, p.frozen, one)
@@ -72,7 +72,7 @@ def test_the_weights_follow_adam_on_the_validation_loss():
 def test_the_outer_gradient_agrees_with_finite_differences():
   one = both()
   p, state = prepared_state(one)
-  told = teacher().apply(p.frozen, (), one, taps=frozenset({"logits"}))
+  told = teacher().apply(p.frozen.teacher, (), one, taps=frozenset({"logits"}))
   weights = state.objective_state.params
   direction = jax.tree.map(lambda w: jax.random.normal(jax.random.key(w.size), w.shape), weights)
   along = lambda h: outer_loss(  # noqa: E731

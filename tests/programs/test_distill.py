@@ -132,8 +132,8 @@ def test_average_of_weights_follows_its_formula_and_is_what_is_evaluated():
   after_one, _ = trained(program, BATCHES[:1])
   wanted = jax.tree.map(lambda a, b: 0.75 * a + 0.25 * b, start.params, after_one.params)
   close(after_one.ema, wanted)
-  metrics = program.evaluate(after_one, (), BATCHES[0])
-  by_hand = program.evaluate(after_one._replace(ema=(), params=wanted), (), BATCHES[0])
+  metrics = program.evaluate(after_one, program.frozen, BATCHES[0])
+  by_hand = program.evaluate(after_one._replace(ema=(), params=wanted), program.frozen, BATCHES[0])
   close(metrics, by_hand)
 
 

@@ -17,7 +17,7 @@ from gguf.quants import dequantize
 
 from kdjax.errors import KdjaxError
 from kdjax.models.convert import safetensor
-from kdjax.models.convert.files import Checkpoint, Stored
+from kdjax.models.convert.checkpoint import Checkpoint, Stored
 from kdjax.models.convert.gguf_config import ARCHITECTURES, config_of
 
 _PLAIN = {

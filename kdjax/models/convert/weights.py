@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from kdjax.errors import KdjaxError
 from kdjax.models.base import Model, ModelVars
-from kdjax.models.convert.files import Checkpoint
+from kdjax.models.convert.checkpoint import Checkpoint
 from kdjax.models.convert.mapping import IGNORED, TIED, Entry, entries_of
 from kdjax.models.convert.specs import spec_of
 from kdjax.models.transformer.spec import Seq2SeqSpec, Spec

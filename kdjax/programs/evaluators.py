@@ -1,0 +1,82 @@
+"""What a program evaluates: a student beside its teacher, on labels or on text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from kdjax.evaluation.classification import agreement, classification
+from kdjax.evaluation.language import next_token
+from kdjax.models.base import Model, ModelVars
+from kdjax.objectives.chunks import sum_chunks
+from kdjax.outputs import Outputs
+from kdjax.teachers.base import Teacher
+
+LOGITS = frozenset({"logits"})
+HEADED = frozenset({"hidden", "head"})
+# Positions of the time axis whose logits exist at a time.
+CHUNK = 32
+
+Metrics = dict[str, tuple[jax.Array, jax.Array]]
+Tell = Callable[[frozenset[str]], Outputs]
+Evaluator = Callable[[Model, Teacher], Callable[[ModelVars, Tell, dict], Metrics]]
+
+
+def classifier(student: Model, teacher: Teacher):
+  """Metrics of a classifier, the teacher's, and their agreement."""
+
+  def evaluate(variables: ModelVars, tell: Tell, batch) -> Metrics:
+    outputs, _ = student.apply(variables, batch, taps=LOGITS)
+    metrics = classification(outputs.logits, batch["label"], batch["mask"])
+    if "logits" not in teacher.taps:
+      return metrics
+    told = tell(LOGITS)
+    own = classification(told.logits, batch["label"], batch["mask"])
+    metrics |= {f"teacher/{name}": pair for name, pair in own.items()}
+    if teacher.num_classes == student.num_classes:
+      metrics |= agreement(outputs.logits, told.logits, batch["mask"])
+    return metrics
+
+  return evaluate
+
+
+def language(domains: Sequence[str] = ()) -> Evaluator:
+  """The evaluator of a language model: next tokens, perplexity of each domain, the teacher's word.
+
+  Args:
+    domains: what the values of `batch["domain"]` are called; none or one leaves domains out.
+  """
+
+  def evaluator(student: Model, teacher: Teacher):
+    beside = teacher.taps >= HEADED
+    comparable = beside and teacher.num_classes == student.num_classes
+
+    def evaluate(variables: ModelVars, tell: Tell, batch) -> Metrics:
+      outputs, _ = student.apply(variables, batch, taps=HEADED)
+      told = tell(HEADED) if beside else None
+      label, where = batch["label"], batch["mask"] & (batch["label"] >= 0)
+      domain = jnp.broadcast_to(batch["domain"][:, None], label.shape) if domains else None
+
+      def chunk(part):
+        logits = outputs.head.logits(part["student"])
+        metrics = next_token(logits, part["label"], part["where"], part.get("domain"), domains)
+        if told is not None:
+          theirs = told.head.logits(part["teacher"])
+          own = next_token(theirs, part["label"], part["where"], part.get("domain"), domains)
+          metrics |= {f"teacher/{name}": pair for name, pair in own.items()}
+          if comparable:
+            metrics |= agreement(logits, theirs, part["where"])
+        return metrics
+
+      parts = {"student": outputs.hidden, "label": label, "where": where}
+      if told is not None:
+        parts["teacher"] = told.hidden
+      if domain is not None and len(domains) > 1:
+        parts["domain"] = domain
+      return sum_chunks(chunk, parts, label.shape, CHUNK)
+
+    return evaluate
+
+  return evaluator
