@@ -87,7 +87,7 @@ class Cache:
     return out
 
   def head(self) -> dict[str, np.ndarray]:
-    """The teacher's head: "kernel" [D, V] and perhaps "bias" [V].
+    """The teacher's head: "kernel" [D, V] or "embedding" [V, D], and perhaps "bias" [V].
 
     Raises:
       KdjaxError: it is damaged or not there.

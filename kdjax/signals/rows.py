@@ -185,9 +185,8 @@ class CachedRows:
 
   def _told(self) -> str:
     spec = self._cache.manifest.spec
-    return (
-      f"the cache: {dict(spec.data)}, {spec.rows} rows; this run: {self._data}, {len(self)} rows"
-    )
+    here = f"{self._data}, {len(self)} rows"
+    return f"the cache: {spec.source}, {dict(spec.data)}, {spec.rows} rows; this run: {here}"
 
 
 def _content_key(image: np.ndarray) -> bytes:

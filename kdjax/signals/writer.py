@@ -102,7 +102,7 @@ class CacheWriter:
       scratch.replace(path)
 
   def write_head(self, arrays: dict[str, np.ndarray]) -> None:
-    """Stores the teacher's head ("kernel" [D, V] and perhaps "bias" [V]), once."""
+    """Stores the teacher's head ("kernel" [D, V] or "embedding" [V, D], perhaps "bias"), once."""
     path = self.folder / HEAD
     scratch = path.with_name(path.name + ".tmp")
     with storing(path):

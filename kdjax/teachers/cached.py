@@ -54,15 +54,19 @@ def cached(cache: Cache) -> Teacher:
 
 
 def _hidden(manifest: Manifest, digest, head) -> Teacher:
-  softcap = manifest.spec.softcap
+  softcap, tied = manifest.spec.softcap, "embedding" in head
 
   def apply(frozen, state, batch, *, taps):
     own = jax.lax.stop_gradient(frozen["head"])
-    head = Head(own["kernel"], own.get("bias"), softcap)
+    head = Head(own["embedding" if tied else "kernel"], own.get("bias"), softcap, tied)
     hidden = _read(batch, "hidden") if "hidden" in taps else None
     return Outputs(hidden=hidden, head=head if "head" in taps else None)
 
-  axes = {"kernel": PartitionSpec("embed", "vocab"), "bias": PartitionSpec("vocab")}
+  axes = {
+    "kernel": PartitionSpec("embed", "vocab"),
+    "embedding": PartitionSpec("vocab", "embed"),
+    "bias": PartitionSpec("vocab"),
+  }
   return Teacher(
     apply=apply,
     taps=frozenset({"hidden", "head"}),
