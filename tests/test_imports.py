@@ -70,7 +70,7 @@ def test_there_is_no_cycle():
     graph = {m: names for m, names in graph.items() if m not in leaves}
 
 
-@pytest.mark.parametrize("entry", ["train", "compare", "evaluate"])
+@pytest.mark.parametrize("entry", ["train", "compare", "evaluate", "cache_teacher"])
 def test_neither_tensorflow_nor_pytorch_is_imported(entry):
   code = f"import sys, launch.{entry}; print({{'tensorflow', 'torch'}} & set(sys.modules))"
   done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
