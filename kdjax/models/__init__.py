@@ -4,7 +4,8 @@ from kdjax.models.base import Model as Model
 from kdjax.models.base import ModelVars as ModelVars
 from kdjax.models.base import functional as functional
 from kdjax.models.multilayer_perceptron import mlp
+from kdjax.models.pretrained import decoder, pretrained
 from kdjax.models.residual_network import resnet
 from kdjax.models.vision_transformer import vit
 
-__all__ = ["mlp", "resnet", "vit"]
+__all__ = ["decoder", "mlp", "pretrained", "resnet", "vit"]

@@ -36,6 +36,8 @@ class Model(NamedTuple):
       axis name (or None) per dimension. Logical: a rule table maps them to mesh axes.
     taps: the taps this model can give.
     num_classes: size of the last axis of the logits.
+    start: `start(shardings=None, dtype=None) -> ModelVars` reads the weights to begin with; None
+      where they are random.
     frozen: the model's `ModelVars.frozen`, which no checkpoint holds; () for most.
     frozen_axes: axis names of `frozen`, as `axes` gives them.
     spec: what the model is made of, for its conversion to other formats; None for most.
@@ -49,6 +51,7 @@ class Model(NamedTuple):
   axes: Callable[[], ModelVars]
   taps: frozenset[str]
   num_classes: int
+  start: Callable[..., ModelVars] | None = None
   frozen: PyTree = ()
   frozen_axes: PyTree = ()
   spec: Any = None

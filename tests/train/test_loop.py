@@ -124,7 +124,7 @@ def test_a_teacher_may_lie_otherwise_than_the_student():
   compiled = compile_program(
     program, mesh, batch(), rules=teacher_rules({"embed": None, "mlp": ("fsdp", "tensor")})
   )
-  told = compiled.frozen_shardings.params["layer_0"]["kernel"].spec
+  told = compiled.frozen_shardings.teacher.params["layer_0"]["kernel"].spec
   own = compiled.state_shardings.params["layer_0"]["kernel"].spec
   assert tuple(told) == (None, ("fsdp", "tensor")) and tuple(own) == ("fsdp", "tensor")
   with pytest.raises(KdjaxError, match=r"config.teacher.rules.embd does not exist.*'embed'"):
