@@ -30,7 +30,7 @@ def classifier(student: Model, teacher: Teacher):
   def evaluate(variables: ModelVars, tell: Tell, batch) -> Metrics:
     outputs, _ = student.apply(variables, batch, taps=LOGITS)
     metrics = classification(outputs.logits, batch["label"], batch["mask"])
-    if "logits" not in teacher.taps:
+    if "logits" not in teacher.taps or not teacher.anywhere:
       return metrics
     told = tell(LOGITS)
     own = classification(told.logits, batch["label"], batch["mask"])
@@ -50,7 +50,7 @@ def language(domains: Sequence[str] = ()) -> Evaluator:
   """
 
   def evaluator(student: Model, teacher: Teacher):
-    beside = teacher.taps >= HEADED
+    beside = teacher.taps >= HEADED and teacher.anywhere
     comparable = beside and teacher.num_classes == student.num_classes
 
     def evaluate(variables: ModelVars, tell: Tell, batch) -> Metrics:

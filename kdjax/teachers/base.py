@@ -34,6 +34,7 @@ class Teacher(NamedTuple):
     init: `init(student variables) -> state`.
     update: `update(state, student variables, *, step) -> state`, after each optimiser step.
     state_axes: `state_axes(student axes) -> axes of the state`.
+    anywhere: whether it can be asked about any batch; False for one that has stored what it says.
   """
 
   apply: Callable[..., Any]
@@ -44,3 +45,4 @@ class Teacher(NamedTuple):
   init: Callable[[ModelVars], PyTree] = _no_state
   update: Callable[..., PyTree] = _same
   state_axes: Callable[[ModelVars], PyTree] = _no_state
+  anywhere: bool = True

@@ -4,10 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
 from kdjax import losses, teachers
 from kdjax.errors import KdjaxError
 from kdjax.losses import signals
+from kdjax.outputs import Outputs
 from kdjax.signals import CachedRows
 from tests.signals.helpers import DATA, LENGTH, VOCAB, Tokens, write
 
@@ -51,7 +53,7 @@ def test_hidden_states_come_with_the_head(tmp_path):
   out = teacher.apply(teacher.frozen, (), batch, taps=frozenset({"hidden", "head"}))
   assert out.hidden.dtype == jnp.bfloat16 and out.hidden.shape == (3, LENGTH, 4)
   logits = out.head.logits(jnp.asarray(out.hidden))
-  kernel = np.asarray(teacher.frozen["head"]["kernel"], np.float32)
+  kernel = np.asarray(teacher.frozen["own"]["kernel"], np.float32)
   wanted = 30 * np.tanh(out.hidden.astype(np.float32) @ kernel / 30)
   np.testing.assert_allclose(logits, wanted, atol=0.05)  # the product is of bfloat16
 
@@ -69,3 +71,24 @@ def test_a_batch_without_signals_is_told(tmp_path):
   teacher, _ = read(tmp_path, "sampled")
   with pytest.raises(KdjaxError, match="the batch has no 'signal/ids'"):
     teacher.apply(teacher.frozen, (), {"image": jnp.zeros(1)}, taps=frozenset({"signal"}))
+
+
+def test_a_live_teacher_answers_for_batches_without_signals(tmp_path):
+  def apply(frozen, state, batch, *, taps):
+    return Outputs(logits=frozen["w"] * batch["image"])
+
+  live = teachers.Teacher(
+    apply, frozenset({"logits"}), VOCAB, frozen={"w": jnp.float32(2)}, axes={"w": PartitionSpec()}
+  )
+  cache = write(tmp_path, Tokens())
+  teacher = teachers.cached(cache, live=live)
+  assert teacher.taps == {"signal", "logits"} and teacher.anywhere
+  assert not teachers.cached(cache).anywhere
+  assert jax.tree.structure(teacher.axes) == jax.tree.structure(teacher.frozen)
+  held_out = {"image": jnp.ones(VOCAB)}
+  out = teacher.apply(teacher.frozen, (), held_out, taps=frozenset({"logits"}))
+  np.testing.assert_array_equal(out.logits, 2)
+  source = CachedRows(Tokens(), cache, length=LENGTH, data=DATA, tokenizer="k" * 64)
+  batch = source.read(np.arange(2))
+  out = teacher.apply(teacher.frozen, (), batch, taps=frozenset({"signal"}))
+  assert isinstance(out.signal, signals.Sampled) and out.logits is None
