@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install models run test lint clean
+.PHONY: install models run smollm2 test lint clean
 
 install: $(VENV)/.installed
 
@@ -22,6 +22,9 @@ $(VENV)/.models: $(VENV)/.installed
 
 run: install
 	$(BIN)/python -m launch.train --config=configs/quickstart.py --workdir=runs/quickstart
+
+smollm2: models
+	$(BIN)/python -m launch.train --config=configs/smollm2.py --workdir=runs/smollm2
 
 test: models
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile

@@ -54,6 +54,8 @@ def get_config() -> ConfigDict:
     "best_metric": "accuracy",
     "higher_is_better": True,
   }
+  # Text that the report shows: continued greedily by teacher and student.
+  config.samples = {"prompts": (), "max_new_tokens": 40}
   # What the method is compared with: overrides of this config.
   config.baseline = {"objective": {"name": "cross_entropy"}}
   config.compare = {

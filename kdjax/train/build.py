@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import optax
 
 from kdjax import models, objectives, programs
-from kdjax.data.base import DataSet
 from kdjax.errors import KdjaxError, within
 from kdjax.models.base import Model
 from kdjax.objectives.base import Objective
 from kdjax.objectives.combinators import combine
 from kdjax.programs.base import Program
+from kdjax.programs.evaluators import Evaluator, classifier, language
 from kdjax.resolve import check_type, hint, resolve
 from kdjax.teachers import Teacher
 from kdjax.train import optimizers
@@ -52,16 +53,26 @@ def made(namespace, spec: Spec, field: str, *, also: Iterable[str] = ()) -> Any:
     return function()
 
 
-def build_model(spec: Spec, data: DataSet, field: str) -> Model:
+def build_model(spec: Spec, data: Any, field: str) -> Model:
   """A model for a data set; `num_classes` and `image_shape` are the data's unless given."""
-  shape = {"num_classes": data.num_classes, "image_shape": data.image_shape}
-  model = made(models, shape | dict(spec), field)
+  model = made(models, _shape(spec, data) | dict(spec), field)
   if model.num_classes < data.num_classes:
     raise KdjaxError(
       f"{field}.num_classes = {model.num_classes}, but the data set {data.name!r} has"
       f" {data.num_classes} classes"
+      + (", the tokens of config.data.tokenizer" if is_text(data) else "")
     )
   return model
+
+
+def _shape(spec: Spec, data: Any) -> dict[str, Any]:
+  """What the data decide of a model, as far as its constructor asks for it."""
+  shape = {
+    name: getattr(data, name) for name in ("num_classes", "image_shape") if hasattr(data, name)
+  }
+  function = getattr(models, str(spec.get("name")), None)
+  asked = inspect.signature(function).parameters if callable(function) else shape
+  return {name: value for name, value in shape.items() if name in asked}
 
 
 def build_objective(spec: Spec, field: str = "config.objective") -> Objective:
@@ -107,7 +118,7 @@ def build_optimizer(
 
 
 def build_program(
-  config: Mapping[str, Any], data: DataSet, teacher: Teacher | None
+  config: Mapping[str, Any], data: Any, teacher: Teacher | None
 ) -> tuple[Program, Model]:
   """The program of one run, and its student.
 
@@ -127,7 +138,21 @@ def build_program(
   tx, _ = build_optimizer(optimizer, config["total_steps"])
   own = {key: optimizer[key] for key in ("ema_decay", "accumulate") if key in optimizer}
   make = named(
-    programs, config["program"], "config.program", given=("teacher", "ema_decay", "accumulate")
+    programs,
+    config["program"],
+    "config.program",
+    given=("teacher", "ema_decay", "accumulate", "evaluator"),
   )
-  program = make(student, build_objective(config["objective"]), tx, teacher=teacher, **own)
+  objective = build_objective(config["objective"])
+  program = make(student, objective, tx, teacher=teacher, evaluator=evaluator_of(data), **own)
   return program, student
+
+
+def is_text(data: Any) -> bool:
+  """Whether these are text: they bring a tokenizer."""
+  return hasattr(data, "tokenizer")
+
+
+def evaluator_of(data: Any) -> Evaluator:
+  """What to evaluate on these data."""
+  return language(data.domains) if is_text(data) else classifier

@@ -43,6 +43,7 @@ FIELDS: Mapping[str, Any] = {
     "best_metric": str,
     "higher_is_better": bool,
   },
+  "samples": {"prompts": list, "max_new_tokens": int},
   "baseline": dict,
   "compare": {
     "title": str,
@@ -61,9 +62,10 @@ AT_LEAST = {
   "eval.every": 1,
   "eval.batch_size": 1,
   "eval.log_every": 1,
+  "samples.max_new_tokens": 1,
 }
 # These may change between a run and its resumption.
-NOT_IDENTITY = ("mesh", "checkpoint", "eval", "compare", "baseline", "teacher")
+NOT_IDENTITY = ("mesh", "checkpoint", "eval", "compare", "baseline", "teacher", "samples")
 
 
 def check_config(config: Config) -> None:

@@ -167,7 +167,11 @@ def trace(config: Config, teacher: Teacher | None) -> list[str]:
 def trains_teacher(config: Config) -> bool:
   """Whether the job trains its teacher, rather than load it, read it or average the student."""
   spec = config["teacher"]
-  return bool(spec) and spec["kind"] not in ("ema", "cached") and not spec["checkpoint"]
+  return (
+    bool(spec)
+    and spec["kind"] not in ("ema", "cached")
+    and not (spec["checkpoint"] or spec["model"].get("name") == "pretrained")
+  )
 
 
 def prepare_teacher(

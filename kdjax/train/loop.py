@@ -211,8 +211,9 @@ def run(
   restored = checkpoints.restore(
     compiled.abstract_state._asdict(), compiled.state_shardings._asdict(), matches=matches
   )
+  start_weights = start() if restored is None else None
   if restored is None:
-    step, state = 0, compiled.init(jax.random.key(seed), start())
+    step, state = 0, compiled.init(jax.random.key(seed), start_weights)
     if compiled.prepare is not None:
       for batch in data.training_pass():
         state = compiled.prepare(state, compiled.frozen, place(batch, compiled.batch_sharding))
@@ -224,8 +225,10 @@ def run(
   log = metric_lib.MetricLog(workdir, resume_step=step, write=jax.process_index() == 0)
   first_step = step
   latest: dict[str, Any] = {}
+  if restored is None and start_weights is not None:  # what they are worth before any training
+    log.write(0, "eval", _scalars(evaluate(compiled, state, data.evaluation())))
   with _progress(schedule, step, name) as bar:
-    window = _Window(schedule, log, bar, _rows(batch_shape), restored and restored.meta["window"])
+    window = _Window(schedule, log, bar, batch_shape, restored and restored.meta["window"])
     while step < schedule.total_steps:
       batch = place(next(data.stream), compiled.batch_sharding)
       state, pairs = compiled.step(state, compiled.frozen, batch)
@@ -260,8 +263,11 @@ def run(
 class _Window:
   """Metrics of the steps since the last row, fetched a step late so that no step waits for them."""
 
-  def __init__(self, schedule: Schedule, log, bar: tqdm, rows: int, state: Any):
-    self._schedule, self._log, self._bar, self._rows = schedule, log, bar, rows
+  def __init__(self, schedule: Schedule, log, bar: tqdm, batch_shape: PyTree, state: Any):
+    self._schedule, self._log, self._bar = schedule, log, bar
+    self._rows = jax.tree.leaves(batch_shape)[0].shape[0]
+    tokens = batch_shape.get("tokens")
+    self._tokens = 0 if tokens is None else tokens.size
     self._pending: list[tuple[int, Any]] = []
     self._total: dict[str, Any] = dict(state or {})
     self._last = (time.monotonic(), bar.n)
@@ -297,12 +303,12 @@ class _Window:
     now, (then, before) = time.monotonic(), self._last
     self._last = (now, step)
     rate = (step - before) * self._rows / max(now - then, 1e-9)
-    self._log.write(step, "train", values | {"examples_per_second": rate})
-    self._bar.set_postfix({"loss": f"{values['loss']:.4f}", "ex/s": f"{rate:,.0f}"}, refresh=False)
-
-
-def _rows(batch_shape: PyTree) -> int:
-  return jax.tree.leaves(batch_shape)[0].shape[0]
+    speed, shown = {"examples_per_second": rate}, {"ex/s": f"{rate:,.0f}"}
+    if self._tokens:
+      rate *= self._tokens / self._rows
+      speed, shown = speed | {"tokens_per_second": rate}, {"tok/s": f"{rate:,.0f}"}
+    self._log.write(step, "train", values | speed)
+    self._bar.set_postfix({"loss": f"{values['loss']:.4f}"} | shown, refresh=False)
 
 
 def _scalars(values: Mapping[str, Any]) -> dict[str, float]:

@@ -58,6 +58,13 @@ def build_teacher(
   rules = teacher_rules(spec["rules"])
   given = [Path(path) for path in _paths(spec["checkpoint"])]
   folders = given or list(trained)
+  if model.start is not None and not folders:
+    if abstract:
+      weights = jax.eval_shape(model.init, jax.random.key(0))
+    else:
+      placed = _placed(model, make_mesh(**config["mesh"]), rules)
+      weights = model.start(placed, spec["dtype"])
+    return _cast(model, weights, spec["dtype"], abstract)
   if abstract:
     weights = [jax.eval_shape(model.init, jax.random.key(0))] * (len(given) or spec["count"])
     with within("config.teacher.checkpoint"):
@@ -69,6 +76,11 @@ def build_teacher(
       weights = [load_model(folder, model, mesh, rules) for folder in folders]
   members = [_cast(model, w, spec["dtype"], abstract) for w in weights]
   return members[0] if len(members) == 1 else teachers.ensemble(members)
+
+
+def _placed(model: Model, mesh, rules: Mapping[str, Any]) -> ModelVars:
+  abstract = jax.eval_shape(model.init, jax.random.key(0))
+  return shardings(abstract, model.axes(), rules, mesh)
 
 
 def _cast(model: Model, weights: ModelVars, dtype: str | None, abstract: bool) -> Teacher:

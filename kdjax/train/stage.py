@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from kdjax.errors import KdjaxError
 from kdjax.programs.base import Program
 from kdjax.programs.replicate import replicate
@@ -17,7 +19,7 @@ from kdjax.train.build import build_program
 from kdjax.train.checkpoint import FOLDER, Checkpoints, fingerprint
 from kdjax.train.config import Config, differences, identity
 from kdjax.train.loop import Interrupted, RunResult, Schedule, run
-from kdjax.train.mesh import make_mesh, teacher_rules
+from kdjax.train.mesh import STUDENT_RULES, make_mesh, shardings, teacher_rules
 from kdjax.train.streams import load_data, open_data
 
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "kdjax")
@@ -51,7 +53,7 @@ def train(
     raise Interrupted(f"did not begin {name}")
   mesh = make_mesh(**config["mesh"])
   data = load_data(config["data"])
-  program, _ = build_program(config, data.whole, teacher)
+  program, student = build_program(config, data.whole, teacher)
   if seeds is not None:
     program = replicate(program, seeds)
   spec = config["checkpoint"]
@@ -69,6 +71,13 @@ def train(
     "versions": versions(),
     "mesh": dict(mesh.shape),
   }
+
+  def start():
+    if student.start is None:
+      return None
+    abstract = jax.eval_shape(student.init, jax.random.key(0))
+    weights = student.start(shardings(abstract, student.axes(), STUDENT_RULES, mesh))
+    return weights.params, weights.state
 
   def matches(saved: Mapping[str, Any]) -> None:
     lines = differences(saved["config"], own)
@@ -97,6 +106,7 @@ def train(
       meta=meta,
       matches=matches,
       rules=teacher_rules(config["teacher"].get("rules", {})),
+      start=start,
       name=name,
       stop=stop,
     )

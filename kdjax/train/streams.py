@@ -15,7 +15,7 @@ from kdjax.data.base import DataSet
 from kdjax.errors import KdjaxError, within
 from kdjax.programs.replicate import interleave
 from kdjax.resolve import check_type
-from kdjax.train.build import made
+from kdjax.train.build import is_text, made
 from kdjax.train.config import Config
 from kdjax.train.loop import Data
 from kdjax.train.mesh import batch_sharding, data_shard
@@ -62,6 +62,10 @@ def _load(spec: str) -> Splits:
   if shared["seed"] < 0:
     raise KdjaxError(f"config.data.seed = {shared['seed']} must be at least 0")
   whole = made(sources, own, "config.data", also=SHARED)
+  if is_text(whole) and (shared["label_fraction"] < 1 or shared["labelled_only"]):
+    raise KdjaxError(
+      "config.data.label_fraction and labelled_only hide labels of images; text is its own label"
+    )
   train, validation = whole.train, None
   if shared["validation_fraction"]:
     with within("config.data.validation_fraction"):
