@@ -66,7 +66,8 @@ def logit_kd(
   """Any distillation loss of `kdjax.losses` by name, with the labels' cross-entropy beside it.
 
   Args:
-    loss: such as "reverse_kl"; one that takes labels (as "decoupled_kd") gets them.
+    loss: such as "reverse_kl"; one that takes labels (as "decoupled_kd") gets them. Of a teacher
+      that hands over a sparse signal, "sparse_cross_entropy" or "sparse_forward_kl".
     kd_weight: weight of that loss.
     ce_weight: weight of the cross-entropy with labels; 0 leaves labels out.
     chunk_size: see `token_level`.
@@ -83,8 +84,26 @@ def logit_kd(
 
 
 def _reads_logits(function) -> bool:
-  wanted = ["student_logits", "teacher_logits"]
-  return inspect.isfunction(function) and list(inspect.signature(function).parameters)[:2] == wanted
+  names = list(inspect.signature(function).parameters)[:2] if inspect.isfunction(function) else []
+  return names in (["student_logits", "teacher_logits"], ["student_logits", "signal"])
+
+
+def _for_signals(loss_fn: Callable[..., Array]) -> Callable[..., Array]:
+  """The loss, which tells a user who gives it a sparse signal where it reads logits."""
+  if "signal" in inspect.signature(loss_fn).parameters:
+    return loss_fn
+
+  def checked(student_logits, teacher, *labels, where):
+    if isinstance(teacher, losses.Sampled | losses.TopK):
+      sampled = isinstance(teacher, losses.Sampled)
+      fit = "sparse_cross_entropy" if sampled else "sparse_forward_kl or sparse_cross_entropy"
+      raise KdjaxError(
+        f"the teacher hands over a sparse signal ({teacher.support}, at temperature"
+        f" {teacher.temperature}) and the loss reads logits; use logit_kd with the loss {fit}"
+      )
+    return loss_fn(student_logits, teacher, *labels, where=where)
+
+  return checked
 
 
 def with_labels(
@@ -108,6 +127,7 @@ def with_labels(
     chunk_size: see `token_level`.
     takes_labels: whether `loss_fn` reads labels.
   """
+  loss_fn = _for_signals(loss_fn)
   kd = token_level(loss_fn, chunk_size=chunk_size, labels=takes_labels)
   if not ce_weight:
     return combine({"kd": (kd_weight, kd)})

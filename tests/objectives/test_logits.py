@@ -5,9 +5,9 @@ import pytest
 
 from kdjax import losses
 from kdjax.errors import KdjaxError
-from kdjax.objectives import cross_entropy, logit_kd
+from kdjax.objectives import cross_entropy, hinton_kd, logit_kd
 from kdjax.objectives.base import counts, total
-from kdjax.outputs import Outputs
+from kdjax.outputs import Head, Outputs
 from tests.objectives.helpers import applied, labelled, outputs
 
 
@@ -36,6 +36,28 @@ def test_labels_alone_need_no_teacher():
   wanted = losses.cross_entropy(outputs(0).logits, labelled()["label"])[:-1].mean()
   np.testing.assert_allclose(total(result), wanted, rtol=1e-6)
   assert cross_entropy().taps.teacher == frozenset()
+
+
+@pytest.mark.parametrize("chunk_size", [None, 2])
+def test_a_sparse_signal_takes_a_sparse_loss(chunk_size):
+  batch, student = labelled(), outputs(0)
+  signal = losses.top_k_signal(outputs(1).logits, k=2, temperature=2.0)
+  arguments = {"tail": "bucket", "temperature": 2.0}
+  if chunk_size is not None:  # an identity for a head
+    student = Outputs(hidden=student.logits, head=Head(np.eye(student.logits.shape[-1], dtype="f")))
+  objective = logit_kd(loss="sparse_forward_kl", chunk_size=chunk_size, **arguments)
+  result, _ = applied(objective, student, Outputs(signal=signal), batch)
+  wanted = losses.sparse_forward_kl(outputs(0).logits, signal, **arguments)[:-1].mean()
+  np.testing.assert_allclose(total(result), wanted, rtol=1e-5)
+
+
+def test_a_loss_on_logits_refuses_a_sparse_signal():
+  signal = losses.top_k_signal(outputs(1).logits, k=2)
+  for objective in (logit_kd(loss="forward_kl"), hinton_kd()):
+    with pytest.raises(
+      KdjaxError, match=r"a sparse signal \(the K likeliest.*sparse_forward_kl or"
+    ):
+      applied(objective, outputs(0), Outputs(signal=signal), labelled())
 
 
 @pytest.mark.parametrize(
