@@ -17,7 +17,7 @@ from kdjax.resolve import hint
 from kdjax.signals import Cache
 from kdjax.teachers import Teacher
 from kdjax.train.build import build_model
-from kdjax.train.checkpoint import FOLDER, Checkpoints
+from kdjax.train.checkpoint import FOLDER, Checkpoints, fingerprint
 from kdjax.train.config import Config
 from kdjax.train.mesh import make_mesh, shardings, teacher_rules
 
@@ -45,8 +45,7 @@ def build_teacher(
     with within("config.teacher"):
       return teachers.ema(student, decay=spec["decay"])
   if spec["kind"] == "cached":
-    with within("config.teacher.cache"):
-      return teachers.cached(Cache(spec["cache"]))
+    return _cached(config, data, abstract=abstract)
   if spec["kind"] != "frozen":
     raise KdjaxError(
       f"config.teacher.kind = {spec['kind']!r} does not exist{hint(spec['kind'], KINDS)}"
@@ -88,6 +87,24 @@ def _cast(model: Model, weights: ModelVars, dtype: str | None, abstract: bool) -
     return teachers.frozen(model, weights, dtype=dtype)
   shape = jax.eval_shape(lambda w: teachers.frozen(model, w, dtype=dtype).frozen, weights)
   return teachers.frozen(model, shape)
+
+
+def _cached(config: Config, data: DataSet, *, abstract: bool) -> Teacher:
+  """The stored teacher; the live one beside it, for evaluation, where its weights are given."""
+  spec = config["teacher"]
+  with within("config.teacher.cache"):
+    cache = Cache(spec["cache"])
+  if not (spec["checkpoint"] or spec["model"].get("name") == "pretrained"):
+    return teachers.cached(cache)
+  own = config | {"teacher": dict(spec) | {"kind": "frozen"}}
+  live = build_teacher(own, data, abstract=abstract)
+  if not abstract and (found := fingerprint(live.frozen)) != cache.manifest.spec.teacher:
+    raise KdjaxError(
+      f"config.teacher.cache: {cache.folder} was made of another teacher (weights of SHA-256"
+      f" {cache.manifest.spec.teacher[:12]}...) than config.teacher.model and checkpoint give"
+      f" ({found[:12]}...); cache that teacher, or take the one that the cache was made of"
+    )
+  return teachers.cached(cache, live=live)
 
 
 def _paths(checkpoint: Any) -> list[str]:

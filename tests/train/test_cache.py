@@ -10,14 +10,12 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from kdjax.errors import KdjaxError
-from kdjax.losses import sparse_cross_entropy
-from kdjax.objectives import token_level
 from kdjax.outputs import Head, Outputs
 from kdjax.programs import distill
 from kdjax.signals import Cache, codec
 from kdjax.signals.draws import draw_words
 from kdjax.teachers import Teacher
-from kdjax.train.build import build_model
+from kdjax.train.build import build_model, build_objective
 from kdjax.train.cache import cache_teacher, encode, signals_of
 from kdjax.train.cache_check import verify_cache
 from kdjax.train.cache_session import CacheOptions, open_session, session_of
@@ -172,8 +170,8 @@ def test_no_array_of_all_positions_and_classes_is_computed(kind):
   assert max(sizes) < 4 * 512 * VOCAB / 4
 
 
-def trained_teacher(tmp_path):
-  config = tiny({"batch_size": 40, "teacher.train.total_steps": 100})
+def trained_teacher(tmp_path, **changes):
+  config = tiny({"batch_size": 40, "teacher.train.total_steps": 100} | changes)
   config["teacher"]["train"]["optimizer"] = {"learning_rate": 0.02}
   prepare_teacher(config, tmp_path, stop=lambda: False)
   return config | {"teacher": config["teacher"] | {"checkpoint": str(tmp_path / "teacher")}}
@@ -232,7 +230,7 @@ def test_a_student_learns_from_the_cache(taught, tmp_path):
   cache_teacher(open_session(taught, CacheOptions()), tmp_path)
   data = load_data(config["data"]).whole
   teacher = build_teacher(config, data)
-  objective = token_level(sparse_cross_entropy)
+  objective = build_objective({"name": "logit_kd", "loss": "sparse_cross_entropy"})
   student = build_model(config["student"], data, "config.student")
   program = distill(student, objective, optax.adam(1e-2), teacher=teacher)
   stream = opened(config).stream
@@ -245,9 +243,24 @@ def test_a_student_learns_from_the_cache(taught, tmp_path):
     batch = next(stream)
     losses.append(float(metrics["loss"][0]))
   assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.2
-  # Evaluation goes without the teacher, which can only speak of its own data.
+  # The live teacher stands beside the stored one: evaluation asks it of other data.
   held_out = next(iter(opened(config).evaluation()))
-  assert not any("teacher" in name for name in program.evaluate(state, program.frozen, held_out))
+  metrics = program.evaluate(state, program.frozen, held_out)
+  assert {"accuracy", "teacher/accuracy", "forward_kl"} <= metrics.keys()
+  # Without its weights, evaluation goes without it.
+  alone = config | {"teacher": config["teacher"] | {"checkpoint": ""}}
+  program = distill(student, objective, optax.adam(1e-2), teacher=build_teacher(alone, data))
+  metrics = program.evaluate(state, program.frozen, held_out)
+  assert "accuracy" in metrics and not any("teacher" in name for name in metrics)
+
+
+def test_training_refuses_a_cache_of_another_teacher(taught, tmp_path):
+  cache_teacher(open_session(taught, CacheOptions()), tmp_path / "signals")
+  config = from_cache(taught, tmp_path / "signals")
+  other = trained_teacher(tmp_path / "other", **{"seed": 5})
+  config["teacher"]["checkpoint"] = other["teacher"]["checkpoint"]
+  with pytest.raises(KdjaxError, match=r"signals was made of another teacher .*cache that teacher"):
+    build_teacher(config, load_data(config["data"]).whole)
 
 
 def test_training_refuses_a_cache_of_other_data(taught, tmp_path):
