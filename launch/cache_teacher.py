@@ -2,8 +2,7 @@
 
 python -m launch.cache_teacher --config=configs/digits_kd.py --out=runs/digits_signals \
   --config.teacher.checkpoint=runs/digits_kd/teacher
-python -m launch.train --config=configs/digits_kd.py --workdir=runs/digits_cached \
-  --config.teacher.kind=cached --config.teacher.cache=runs/digits_signals
+python -m launch.train --config=configs/digits_cached.py --workdir=runs/digits_cached
 
 Goes on where it was killed; a finished cache is left as it is. --verify asks the teacher again for
 a sample of the records.
