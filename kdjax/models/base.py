@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from kdjax.errors import KdjaxError
+from kdjax.models.expressions import resolve
 from kdjax.outputs import Outputs
 
 PyTree = Any
@@ -23,6 +25,24 @@ class ModelVars(NamedTuple):
   params: PyTree
   state: PyTree  # batch statistics; empty for most models
   frozen: PyTree = ()  # weights that are read and never trained: those under an adapter
+
+
+class Decoding(NamedTuple):
+  """A model that goes through text token by token, its weights laid out for that.
+
+  It is made, and used, within one trace: that lays the weights out once for all tokens.
+
+  Attributes:
+    prefill: `prefill(tokens, slots) -> (Outputs, cache)`: the outputs `hidden` and `head` of tokens
+      [B, T] at positions 0 .. T-1, and a cache that holds them and has `slots` places; slots is
+      static.
+    extend: `extend(tokens, positions, cache) -> (Outputs, cache)`: the same of tokens [B, T] at
+      positions [B, T]. The place of a token in the cache is its position, and it sees the places up
+      to its own: what stands at later ones does not matter.
+  """
+
+  prefill: Callable[[jax.Array, int], tuple[Outputs, PyTree]]
+  extend: Callable[[jax.Array, jax.Array, PyTree], tuple[Outputs, PyTree]]
 
 
 class Model(NamedTuple):
@@ -40,10 +60,10 @@ class Model(NamedTuple):
       where they are random.
     frozen: the model's `ModelVars.frozen`, which no checkpoint holds; () for most.
     frozen_axes: axis names of `frozen`, as `axes` gives them.
+    merged: `merged(variables)` of the model that it adapts, of which nothing is frozen; None where
+      the variables are already such.
     spec: what the model is made of, for its conversion to other formats; None for most.
-    cache: `cache(batch, slots) -> cache`, empty, of a model that generates text; else None.
-    decode: `decode(variables, tokens, positions, cache) -> (Outputs, cache)`: the outputs `hidden`
-      and `head` of tokens [B, T] at positions [B, T], which see what the cache holds.
+    decode: `decode(variables) -> Decoding` of a model that generates text; else None.
   """
 
   init: Callable[[jax.Array], ModelVars]
@@ -54,9 +74,9 @@ class Model(NamedTuple):
   start: Callable[..., ModelVars] | None = None
   frozen: PyTree = ()
   frozen_axes: PyTree = ()
+  merged: Callable[[ModelVars], ModelVars] | None = None
   spec: Any = None
-  cache: Callable[[int, int], PyTree] | None = None
-  decode: Callable[..., tuple[Outputs, PyTree]] | None = None
+  decode: Callable[[ModelVars], Decoding] | None = None
 
 
 def functional(
@@ -72,7 +92,7 @@ def functional(
   Args:
     build: `build(rngs) -> module`, where `module(*inputs, taps=, train=, rngs=)` returns `Outputs`;
       a module that offers the tap "segment" has a method `segment(hidden, start, stop, *inputs)`,
-      one that generates text `decode(tokens, positions, cache)`.
+      one that generates text `decoding() -> Decoding`.
     inputs: picks the module's positional inputs out of a batch.
     taps: what the module can hand over.
     num_classes: size of the last axis of its logits.
@@ -96,14 +116,22 @@ def functional(
     _, params, state = split(rng)
     return ModelVars(nnx.to_pure_dict(params), nnx.to_pure_dict(state))
 
-  def segment(variables, given, hidden: jax.Array, start: int, stop: int) -> jax.Array:
-    frozen = jax.lax.stop_gradient(variables)
-    return nnx.merge(graphdef, frozen.params, frozen.state).segment(hidden, start, stop, *given)
+  def merge(variables: ModelVars) -> nnx.Module:
+    return nnx.merge(graphdef, resolve(variables.params, inside_layer=False), variables.state)
 
-  def decode(variables: ModelVars, tokens: jax.Array, positions: jax.Array, cache: PyTree):
-    with nnx.use_eager_sharding(False):
-      module = nnx.merge(graphdef, variables.params, variables.state)
-      return module.decode(tokens, positions, cache)
+  def segment(variables, given, hidden: jax.Array, start: int, stop: int) -> jax.Array:
+    return merge(jax.lax.stop_gradient(variables)).segment(hidden, start, stop, *given)
+
+  def decode(variables: ModelVars) -> Decoding:
+    def placed(fn):
+      @functools.wraps(fn)
+      def call(*args):
+        with nnx.use_eager_sharding(False):
+          return fn(*args)
+
+      return call
+
+    return Decoding(*map(placed, placed(merge(variables).decoding)()))
 
   def apply(
     variables: ModelVars,
@@ -118,7 +146,7 @@ def functional(
         f"the model cannot give the tap(s) {sorted(unknown)}; it has {sorted(offered)}"
       )
     with nnx.use_eager_sharding(False):
-      module = nnx.merge(graphdef, variables.params, variables.state)
+      module = merge(variables)
       rngs = None if rng is None else nnx.Rngs(rng)
       given = inputs(batch)
       out = module(*given, taps=taps - {"segment"}, train=train, rngs=rngs)

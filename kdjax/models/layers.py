@@ -12,6 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from kdjax.errors import KdjaxError
+from kdjax.models.expressions import resolve
 from kdjax.outputs import Head, Outputs
 
 Names = tuple[str | None, ...]
@@ -110,7 +111,7 @@ def scan_layers(
 
   def body(carry, layer):
     params, state, x = layer
-    module = nnx.merge(graphdef, params, state)
+    module = nnx.merge(graphdef, resolve(params, inside_layer=True), state)
     carry, collected = call(module, carry, x)
     return carry, (collected, nnx.split(module, nnx.Param, ...)[2])
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kdjax.errors import KdjaxError
+from kdjax.models.adapters import low_rank
 from kdjax.models.base import Model, ModelVars
 from kdjax.models.convert import load_weights, open_checkpoint, spec_of
 from kdjax.models.transformer import Rope, Seq2SeqSpec, Spec, encoder_decoder, language_model
+from kdjax.resolve import hint
 
 SELECTIONS = ("uniform", "first", "last")
 
@@ -19,6 +22,7 @@ def pretrained(
   layers: int | Sequence[int] | None = None,
   select: str = "uniform",
   weights: bool = True,
+  adapter: Mapping[str, Any] | None = None,
   remat: str = "none",
   dtype: str = "float32",
 ) -> Model:
@@ -30,6 +34,7 @@ def pretrained(
     select: which ones, when `layers` is a number: "uniform" (first and last among them), "first" or
       "last".
     weights: start from the checkpoint's weights; False takes its architecture alone.
+    adapter: arguments of `low_rank`, to train adapters alone; None trains all weights.
     remat: see `language_model`.
     dtype: compute dtype.
 
@@ -55,7 +60,15 @@ def pretrained(
   def start(shardings: ModelVars | None = None, dtype: Any = None) -> ModelVars:
     return load_weights(checkpoint, model, shardings=shardings, layers=chosen, dtype=dtype)
 
-  return model._replace(start=start)
+  model = model._replace(start=start)
+  return model if adapter is None else _adapted(model, adapter)
+
+
+def _adapted(model: Model, adapter: Mapping[str, Any]) -> Model:
+  known = inspect.signature(low_rank).parameters
+  if unknown := [name for name in adapter if name not in known]:
+    raise KdjaxError(f"adapter.{unknown[0]} does not exist{hint(unknown[0], list(known)[1:])}")
+  return low_rank(model, **adapter)
 
 
 def select_layers(

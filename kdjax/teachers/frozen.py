@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from kdjax.errors import KdjaxError
+from kdjax.models.adapters import quantize_params, quantized_axes
 from kdjax.models.base import Model, ModelVars
 from kdjax.outputs import Outputs
 from kdjax.teachers.base import Teacher
@@ -20,11 +21,14 @@ def frozen(model: Model, variables: ModelVars, *, dtype: str | None = None) -> T
     model: any model.
     variables: its weights, concrete or abstract.
     dtype: stores the floating-point parameters in this type, such as "bfloat16"; None leaves them.
+      "int8" rounds the linear layers of a transformer's blocks, one scale for each output.
 
   Returns:
     The teacher; it offers all of the model's taps, `segment` included.
   """
-  if dtype is not None:
+  if dtype == "int8":
+    variables = variables._replace(params=quantize_params(variables.params))
+  elif dtype is not None:
 
     def cast(x):
       return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
@@ -35,12 +39,13 @@ def frozen(model: Model, variables: ModelVars, *, dtype: str | None = None) -> T
     outputs, _ = model.apply(jax.lax.stop_gradient(weights), batch, taps=taps, train=False)
     return jax.lax.stop_gradient(outputs)
 
+  axes = model.axes()
   return Teacher(
     apply=apply,
     taps=model.taps,
     num_classes=model.num_classes,
     frozen=variables,
-    axes=model.axes(),
+    axes=axes._replace(params=quantized_axes(axes.params, variables.params)),
   )
 
 

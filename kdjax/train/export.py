@@ -36,6 +36,8 @@ def export_checkpoint(config: Config, folder: Path, out: Path) -> Path:
       " exported is a language model (pretrained, decoder)"
     )
   weights = load_model(folder, model, make_mesh(**config["mesh"]), TEACHER_RULES)
+  if model.merged is not None:
+    weights = model.merged(weights._replace(frozen=model.start().frozen))
   tokenizer = getattr(data, "tokenizer", None)
   described = config_of(model.spec)
   if tokenizer is not None:

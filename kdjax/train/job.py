@@ -14,16 +14,18 @@ import numpy as np
 
 from kdjax.errors import KdjaxError, within, writing
 from kdjax.evaluation.classification import finalize
+from kdjax.models.base import ModelVars
 from kdjax.resolve import hint
 from kdjax.teachers import Teacher
 from kdjax.train import report
-from kdjax.train.build import build_program
+from kdjax.train.build import build_model, build_program, is_text
 from kdjax.train.checkpoint import fingerprint, writable
 from kdjax.train.config import Config, check_config, identity, merge
 from kdjax.train.loop import compile_program
 from kdjax.train.mesh import check_batch, make_mesh, teacher_rules
-from kdjax.train.metrics import curves
+from kdjax.train.metrics import curves, read_metrics
 from kdjax.train.pretrained import build_teacher
+from kdjax.train.samples import write_samples
 from kdjax.train.stage import Stop, train, versions
 from kdjax.train.streams import load_data, open_data
 
@@ -57,14 +59,21 @@ def run_job(config: Config, workdir: Path, *, stop: Stop = lambda: False) -> dic
   dry_run(config, [variant for variant, _ in runs])
   teacher, results, folders = prepare_teacher(config, workdir, stop=stop)
 
-  reliability, agreement = {}, {}
+  data = load_data(config["data"]).whole
+  reliability, agreement, writers = {}, {}, {}
   for variant, folder in runs:
     row = names[variant]
     run_config = variant_of(config, variant)
     result, _ = train(run_config, folder, teacher, name=row, stop=stop)
     folders[row] = folder
     own, told = split_metrics(result.evaluation)
+    if before := at_start(folder):
+      results[f"{row}_start"], _ = split_metrics(before)
     results[row] = own
+    if is_text(data):
+      student = build_model(run_config["student"], data, "config.student")
+      weights = ModelVars(result.state.params, result.state.model_state, student.frozen)
+      writers[row] = (student, weights)
     if told:
       results["teacher"] = results.get("teacher", {}) | told
     for who, prefix in ((row, ""), ("teacher", "teacher/")):
@@ -75,8 +84,16 @@ def run_job(config: Config, workdir: Path, *, stop: Stop = lambda: False) -> dic
         "agreement": own["agreement"],
         "matrix": result.evaluation.get("agreement/matrix"),
       }
-  order = ["teacher", names["baseline"], names["method"]]
+  order = ["teacher"]
+  for row in names["baseline"], names["method"]:
+    order += [f"{row}_start", row]
   results = {row: results[row] for row in order if row in results}
+  if is_text(data) and isinstance(config["teacher"].get("model"), Mapping) and teacher is not None:
+    spec = config["teacher"]["model"]
+    if config["teacher"]["kind"] == "frozen" and config["teacher"]["count"] == 1:
+      told_by = build_model(spec, data, "config.teacher.model")
+      writers = {"teacher": (told_by, teacher.frozen)} | writers
+  samples = write_samples(config, data.tokenizer, writers) if is_text(data) else {}
   info = {
     "params_sha256": fingerprint(result.state.params),
     "step": int(result.state.step),
@@ -95,8 +112,17 @@ def run_job(config: Config, workdir: Path, *, stop: Stop = lambda: False) -> dic
         reliability=reliability,
         agreement=agreement,
         info=info,
+        samples=samples,
       )
   return {"results": results, **info}
+
+
+def at_start(folder: Path) -> dict[str, float]:
+  """The evaluation of a run's weights before its first step; {} where they were random."""
+  rows = read_metrics(folder / "metrics.jsonl")
+  first = next((row for row in rows if row["split"] == "eval"), {"step": -1})
+  names = first.keys() - {"step", "split"}
+  return {name: first[name] for name in names} if first["step"] == 0 else {}
 
 
 def variant_of(config: Config, variant: str) -> Config:

@@ -22,7 +22,7 @@ from kdjax.train.config import Config
 from kdjax.train.mesh import make_mesh, shardings, teacher_rules
 
 KINDS = ("cached", "ema", "frozen")
-DTYPES = ("float32", "bfloat16", "float16", None)
+DTYPES = ("float32", "bfloat16", "float16", "int8", None)
 
 
 def build_teacher(
@@ -62,7 +62,7 @@ def build_teacher(
       weights = jax.eval_shape(model.init, jax.random.key(0))
     else:
       placed = _placed(model, make_mesh(**config["mesh"]), rules)
-      weights = model.start(placed, spec["dtype"])
+      weights = model.start(placed, None if spec["dtype"] == "int8" else spec["dtype"])
     return _cast(model, weights, spec["dtype"], abstract)
   if abstract:
     weights = [jax.eval_shape(model.init, jax.random.key(0))] * (len(given) or spec["count"])

@@ -74,6 +74,7 @@ def write_report(
   reliability: Mapping[str, Mapping[str, Any]],
   agreement: Mapping[str, Mapping[str, Any]],
   info: Mapping[str, Any],
+  samples: Mapping[str, Mapping[str, str]] | None = None,
 ) -> None:
   """Writes `report.json`, `report.html` and `plots/*.png`, each whole or not at all.
 
@@ -86,6 +87,7 @@ def write_report(
     agreement: row to `agreement` with the teacher and, where known, `matrix` (teacher's class by
       student's class); may be empty.
     info: joins the results in `report.json`; the page shows what is a mapping folded away.
+    samples: prompt to row to the text that it wrote.
 
   Raises:
     KdjaxError: a file that cannot be written.
@@ -99,8 +101,10 @@ def write_report(
   }
   parts = [_html_table(results)]
   parts += _html_figures(workdir, figures)
+  parts += _html_samples(samples or {})
   parts.append(_html_info(info))
-  _write(workdir / "report.json", _json({"results": results, **info}))
+  written = {"results": results, **info} | ({"samples": samples} if samples else {})
+  _write(workdir / "report.json", _json(written))
   _write(workdir / "report.html", _page(title or "Report", parts))
 
 
@@ -197,6 +201,18 @@ def _html_figures(workdir: Path, figures: Mapping[str, tuple[str, bytes | None]]
       continue
     _write(path, png)
     parts.append(f"<h2>{html.escape(heading)}</h2>{_img(png, heading)}")
+  return parts
+
+
+def _html_samples(samples: Mapping[str, Mapping[str, str]]) -> list[str]:
+  parts = ["<h2>Samples</h2>"] if samples else []
+  for prompt, rows in samples.items():
+    parts.append(f"<pre><b>{html.escape(prompt)}</b></pre><dl>")
+    parts += [
+      f"<dt>{html.escape(row)}</dt><dd><pre>{html.escape(text)}</pre></dd>"
+      for row, text in rows.items()
+    ]
+    parts.append("</dl>")
   return parts
 
 

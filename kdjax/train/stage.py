@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from kdjax.errors import KdjaxError
+from kdjax.models.base import Model, ModelVars
 from kdjax.programs.base import Program
 from kdjax.programs.replicate import replicate
 from kdjax.teachers import Teacher
@@ -54,6 +56,10 @@ def train(
   mesh = make_mesh(**config["mesh"])
   data = load_data(config["data"])
   program, student = build_program(config, data.whole, teacher)
+  weights = None
+  if student.frozen:  # under adapters: read on every start, since no checkpoint holds it
+    weights = _start(student, mesh)
+    program = program._replace(frozen=program.frozen._replace(student=weights.frozen))
   if seeds is not None:
     program = replicate(program, seeds)
   spec = config["checkpoint"]
@@ -75,9 +81,8 @@ def train(
   def start():
     if student.start is None:
       return None
-    abstract = jax.eval_shape(student.init, jax.random.key(0))
-    weights = student.start(shardings(abstract, student.axes(), STUDENT_RULES, mesh))
-    return weights.params, weights.state
+    own = weights or _start(student, mesh)
+    return own.params, own.state
 
   def matches(saved: Mapping[str, Any]) -> None:
     lines = differences(saved["config"], own)
@@ -116,6 +121,12 @@ def train(
   checkpoints.close()
   LOG.info("%s: done in %.1f s", name, result.seconds)
   return result, program
+
+
+def _start(student: Model, mesh: Mesh) -> ModelVars:
+  """The weights that a student begins with, on the mesh."""
+  abstract = jax.eval_shape(student.init, jax.random.key(0))
+  return student.start(shardings(abstract, student.axes(), STUDENT_RULES, mesh))
 
 
 def versions() -> dict[str, str]:

@@ -51,7 +51,8 @@ def full(made, batch):
 
 
 def test_names_of_constructors():
-  assert sorted(models.__all__) == sorted(SMALL)
+  # Models of text have tests of their own.
+  assert sorted(set(models.__all__) - {"decoder", "pretrained"}) == sorted(SMALL)
 
 
 @EVERY

@@ -12,13 +12,13 @@ from jaxtyping import Array, Float, Int
 
 from kdjax.errors import KdjaxError
 from kdjax.models import checks
-from kdjax.models.base import Batch, Model, functional
+from kdjax.models.base import Batch, Decoding, Model, functional
 from kdjax.models.layers import REMAT, check_segment, dropout_rngs, linear, named
 from kdjax.models.transformer.attention import INIT
 from kdjax.models.transformer.block import _ACTIVATIONS, LAYER_TAPS
 from kdjax.models.transformer.norm import Norm
 from kdjax.models.transformer.spec import Spec
-from kdjax.models.transformer.stack import Cache, Stack, empty_cache
+from kdjax.models.transformer.stack import Cache, Stack
 from kdjax.outputs import Head, Outputs
 
 
@@ -138,18 +138,32 @@ class LanguageModel(nnx.Module):
     context, _ = self._context(tokens, segments, positions)
     return self.stack.run(hidden.astype(self.dtype), context, start=start, stop=stop)[0]
 
-  def decode(
-    self, tokens: Int[Array, "batch time"], positions: Int[Array, "batch time"], cache: Cache
-  ) -> tuple[Outputs, Cache]:
-    """Tokens at `positions` beside what the cache holds: (hidden and head, the cache with them)."""
-    slots = jnp.broadcast_to(
-      jnp.arange(cache.keys.shape[2])[None], (len(tokens), cache.keys.shape[2])
-    )
-    context = self.stack.context(positions, None, key_positions=slots)
-    hidden = self.embed(tokens, positions, None, None)
-    hidden, cache = self.stack.decode(hidden, context, positions, cache)
+  def decoding(self) -> Decoding:
+    """See `Model.decode`."""
+    stack, layers = self.stack, self.stack.apart()
+
+    def prefill(tokens: Int[Array, "batch time"], slots: int) -> tuple[Outputs, Cache]:
+      check_length(slots, self.spec)
+      context, positions = self._context(tokens, None, None)
+      hidden, cache = stack.fill(self.embed(tokens, positions, None, None), context, slots)
+      return self._read(hidden), cache
+
+    def extend(
+      tokens: Int[Array, "batch time"], positions: Int[Array, "batch time"], cache: Cache
+    ) -> tuple[Outputs, Cache]:
+      batch, slots, *_ = cache.keys[0].shape
+      places = jnp.broadcast_to(jnp.arange(slots)[None], (batch, slots))
+      context = stack.context(positions, None, key_positions=places)
+      hidden = self.embed(tokens, positions, None, None)
+      hidden, cache = stack.extend(layers, hidden, context, positions, cache)
+      return self._read(hidden), cache
+
+    return Decoding(prefill, extend)
+
+  def _read(self, hidden: Array) -> Outputs:
+    """The outputs `hidden` and `head` of the last layer's states."""
     hidden = self.vocabulary.reads(self.stack.finish(hidden))
-    return Outputs(hidden=hidden, head=self.vocabulary.head(self.embed)), cache
+    return Outputs(hidden=hidden, head=self.vocabulary.head(self.embed))
 
 
 def mean_of_tokens(
@@ -220,6 +234,4 @@ def language_model(spec: Spec, *, remat: str = "none", dtype: str = "float32") -
     num_classes=spec.vocab,
     spec=spec,
   )
-  if not (spec.causal and spec.head):
-    return model._replace(decode=None)
-  return model._replace(cache=lambda batch, slots: empty_cache(spec, batch, slots, compute_dtype))
+  return model if spec.causal and spec.head else model._replace(decode=None)

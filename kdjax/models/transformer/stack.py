@@ -1,7 +1,8 @@
-"""Layers run by one scan, and the key-value cache that decoding carries through it."""
+"""Layers run by one scan, or one by one with the key-value cache of decoding."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from kdjax.models.expressions import resolve
 from kdjax.models.layers import REMAT, named, scan_layers, stacked
 from kdjax.models.transformer.block import Block, Context
 from kdjax.models.transformer.norm import Norm
@@ -17,21 +19,15 @@ from kdjax.models.transformer.spec import Spec
 
 
 class Cache(NamedTuple):
-  """Keys and values of all layers; the slot of a token is its position.
+  """Keys and values, an array for each layer; the slot of a token is its position.
 
   Attributes:
-    keys: [L, B, N, G, K].
-    values: [L, B, N, G, K].
+    keys: for each layer [B, N, G, K].
+    values: for each layer [B, N, G, K].
   """
 
-  keys: Float[Array, "layer batch slot kv_head head_dim"]
-  values: Float[Array, "layer batch slot kv_head head_dim"]
-
-
-def empty_cache(spec: Spec, batch: int, slots: int, dtype: Any = jnp.float32) -> Cache:
-  """A cache of zeros for `batch` sequences of at most `slots` tokens."""
-  shape = (spec.depth, batch, slots, spec.kv_heads, spec.head_dim)
-  return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+  keys: tuple[Float[Array, "batch slot kv_head head_dim"], ...]
+  values: tuple[Float[Array, "batch slot kv_head head_dim"], ...]
 
 
 class Stack(nnx.Module):
@@ -139,35 +135,54 @@ class Stack(nnx.Module):
       self.blocks, call, hidden, (flags, keys), start=start, stop=stop, remat=REMAT[self.remat]
     )
 
-  def decode(
-    self, hidden: Array, context: Context, positions: Int[Array, "batch time"], cache: Cache
+  def fill(
+    self, hidden: Array, context: Context, slots: int
+  ) -> tuple[Float[Array, "batch time width"], Cache]:
+    """All layers on the first T tokens, and a cache of N = `slots` that holds them."""
+    hidden, seen = self.run(hidden, context, taps=frozenset({"keys", "values"}))
+    room = ((0, 0), (0, slots - hidden.shape[1]), (0, 0), (0, 0))
+
+    def apart(stacked: Array) -> tuple[Array, ...]:
+      return tuple(jnp.pad(stacked[i], room) for i in range(self.spec.depth))
+
+    return hidden, Cache(apart(seen["keys"]), apart(seen["values"]))
+
+  def apart(self) -> list[Block]:
+    """The layers one by one, for `extend`: each with weights of its own."""
+    graphdef, params, state = nnx.split(self.blocks, nnx.Param, ...)
+
+    def layer(i: int) -> Block:
+      own, others = jax.tree.map(lambda a: a[i], (params, state))
+      return nnx.merge(graphdef, resolve(own, inside_layer=True), others)
+
+    return [layer(i) for i in range(self.spec.depth)]
+
+  def extend(
+    self,
+    layers: Sequence[Block],
+    hidden: Float[Array, "batch time width"],
+    context: Context,
+    positions: Int[Array, "batch time"],
+    cache: Cache,
   ) -> tuple[Array, Cache]:
-    """All layers on tokens at `positions`, which see what the cache holds and are added to it."""
-    same, flags = self._local()
+    """All layers on tokens at `positions`, which see what the cache holds and are added to it.
+
+    The layers are a Python loop. A scan would copy each layer's weights out of their stack at every
+    token, which is as much work as reading them; compile time grows with depth instead.
+    """
     rows = jnp.arange(hidden.shape[0])[:, None]
+    held: list[tuple[Array, Array]] = []
 
-    def call(block, carry, x):
-      hidden, cache = carry
-      layer, local = x
+    def remember(*new: Array) -> tuple[Array, Array]:
+      i = len(held)
+      old = cache.keys[i], cache.values[i]
+      held.append(tuple(a.at[rows, positions].set(b) for a, b in zip(old, new, strict=True)))
+      return held[-1]
 
-      # The whole cache is carried and changed in place: a scan would copy what it stacks.
-      def remember(keys, values):
-        nonlocal cache
-        cache = Cache(
-          cache.keys.at[layer, rows, positions].set(keys.astype(cache.keys.dtype)),
-          cache.values.at[layer, rows, positions].set(values.astype(cache.values.dtype)),
-        )
-        return tuple(
-          jax.lax.dynamic_index_in_dim(x, layer, keepdims=False).astype(hidden.dtype) for x in cache
-        )
-
-      local = same if local is None else local
-      hidden, _ = block(hidden, context, local=local, remember=remember)
-      return (hidden, cache), None
-
-    layers = jnp.arange(self.spec.depth)
-    (hidden, cache), _ = scan_layers(self.blocks, call, (hidden, cache), (layers, flags))
-    return hidden, cache
+    for layer, local in zip(layers, self.spec.is_local, strict=True):
+      hidden, _ = layer(hidden, context, local=local, remember=remember)
+    keys, values = zip(*held, strict=True)
+    return hidden, Cache(keys, values)
 
   def finish(self, hidden: Array) -> Array:
     """The final norm."""
