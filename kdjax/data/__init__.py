@@ -6,6 +6,7 @@ from kdjax.data.array_record import write_array_records as write_array_records
 from kdjax.data.base import ArraySource as ArraySource
 from kdjax.data.base import DataSet as DataSet
 from kdjax.data.base import Source as Source
+from kdjax.data.base import Span as Span
 from kdjax.data.base import arrays as arrays
 from kdjax.data.bundled import digits
 from kdjax.data.idx import fashion_mnist, idx_images
@@ -16,6 +17,10 @@ from kdjax.data.labels import subset as subset
 from kdjax.data.pipeline import evaluation_batches as evaluation_batches
 from kdjax.data.pipeline import paired_stream as paired_stream
 from kdjax.data.pipeline import training_stream as training_stream
+from kdjax.data.text import PackedRows as PackedRows
+from kdjax.data.text import TextData as TextData
+from kdjax.data.text import text
 from kdjax.data.tfds import tfds_images
+from kdjax.data.tokenizers import load_tokenizer as load_tokenizer
 
-__all__ = ["array_record_images", "digits", "fashion_mnist", "idx_images", "tfds_images"]
+__all__ = ["array_record_images", "digits", "fashion_mnist", "idx_images", "text", "tfds_images"]

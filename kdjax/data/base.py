@@ -36,6 +36,20 @@ class Source(Protocol):
     ...
 
 
+class Span(NamedTuple):
+  """One example in a row of several, as `kdjax.signals` looks it up.
+
+  Attributes:
+    key: 16 bytes, of its content.
+    start: its first position.
+    stop: one past its last.
+  """
+
+  key: bytes
+  start: int
+  stop: int
+
+
 class DataSet(NamedTuple):
   """A data set for classification.
 

@@ -18,10 +18,14 @@ import numpy as np
 
 from kdjax.data.augment import Augment, augment_batch
 from kdjax.data.base import Source
+from kdjax.data.text.mixture import Change, Mixture, assign, checked_weights
 from kdjax.errors import KdjaxError
 
 Batch = dict[str, Any]
+_KEYS = {"image", "label", "index", "mask"}
+_KEYS |= {"tokens", "segment_ids", "positions", "domain", "weight"}
 POSITION = "global_next_index"
+WEIGHTS = "weights"
 
 
 class TrainingStream:
@@ -47,11 +51,38 @@ class TrainingStream:
     self._next += self._batches.batch_size
     return batch
 
-  def get_state(self) -> dict[str, int]:
-    """The position after the last batch that was handed out; plain JSON."""
-    return {POSITION: self._next}
+  def set_weights(self, weights: Mapping[str, float]) -> None:
+    """Changes the shares of the domains, from the next batch on.
 
-  def set_state(self, state: Mapping[str, int]) -> None:
+    Every process must do so after the same batch. What was read ahead is dropped.
+
+    Args:
+      weights: domain to share, any scale; 0 pauses a domain, which later goes on where it was.
+
+    Raises:
+      KdjaxError: a source without shares, or weights that do not fit its domains.
+    """
+    mixture = self._batches.mixture
+    if mixture is None:
+      raise KdjaxError("these training data were made without weights; give config.data.weights")
+    now = Change(self._next, checked_weights(weights, mixture.domains))
+    before = tuple(change for change in self._batches.changes if change.start < now.start)
+    if not before or before[-1].weights != now.weights:
+      before += (now,)
+    self._change(before)
+
+  def get_state(self) -> dict[str, Any]:
+    """The position after the last batch that was handed out; plain JSON.
+
+    Where the weights of a mixture were changed, all of them with the rows they began at.
+    """
+    mixture, changes = self._batches.mixture, self._batches.changes
+    if mixture is None or changes == (Change(0, mixture.weights),):
+      return {POSITION: self._next}
+    named = [[c.start, dict(zip(mixture.domains, c.weights, strict=True))] for c in changes]
+    return {POSITION: self._next, WEIGHTS: named}
+
+  def set_state(self, state: Mapping[str, Any]) -> None:
     """Goes to a position; the number of processes and the batch size may have changed since."""
     position = state.get(POSITION) if isinstance(state, Mapping) else None
     if not isinstance(position, int) or position < 0:
@@ -59,8 +90,13 @@ class TrainingStream:
         f"{state!r} is no position in a data stream; {{{POSITION!r}: n}} is wanted. The checkpoint"
         " belongs to another kind of run"
       )
-    self.close()
+    changes = _read_changes(state.get(WEIGHTS), self._batches.mixture, position)
+    self._change(changes)
     self._next = position
+
+  def _change(self, changes: tuple[Change, ...]) -> None:
+    self.close()
+    self._batches = dataclasses.replace(self._batches, changes=changes)
 
   def close(self) -> None:
     """Stops reading ahead; the next batch starts it again."""
@@ -117,7 +153,8 @@ def training_stream(
   """Shuffled batches without end, reshuffled each epoch.
 
   A batch may reach over the end of an epoch, and over several where the source is smaller than it;
-  in each epoch every record comes exactly once.
+  in each epoch every record comes exactly once. A source with a `mixture` gives each domain its
+  share of the rows, and each domain has epochs of its own.
 
   Args:
     source: what to read.
@@ -135,7 +172,8 @@ def training_stream(
 
   Returns:
     A stream of dicts: image float32 [B, H, W, C], label int32 [B], index int32 [B], mask bool [B]
-    (all True), where B is batch_size / shard_count.
+    (all True), where B is batch_size / shard_count. Rows of text have keys of their own; see
+    `kdjax.data.PackedRows`.
 
   Raises:
     KdjaxError: an empty source, or a batch that does not divide.
@@ -145,7 +183,18 @@ def training_stream(
     raise KdjaxError("the training data are empty (0 records); choose a split that holds records")
   if seed < 0:
     raise KdjaxError(f"the seed of the data is {seed}; it must be at least 0")
-  batches = _TrainingBatches(source, batch_size, seed, shard_index, shard_count, augment, versions)
+  mixture = getattr(source, "mixture", None)
+  batches = _TrainingBatches(
+    source,
+    batch_size,
+    seed,
+    shard_index,
+    shard_count,
+    augment,
+    versions,
+    mixture,
+    () if mixture is None else (Change(0, mixture.weights),),
+  )
   return TrainingStream(batches, _Reading(threads, workers))
 
 
@@ -163,7 +212,7 @@ def paired_stream(streams: Mapping[str, TrainingStream]) -> PairedStream:
   """
   if "train" not in streams:
     raise KdjaxError(f"paired_stream got the streams {sorted(streams)}; one must be 'train'")
-  if taken := {"image", "label", "index", "mask"} & set(streams):
+  if taken := _KEYS & set(streams):
     raise KdjaxError(f"the stream name(s) {sorted(taken)} are keys of a batch; choose others")
   return PairedStream(streams)
 
@@ -207,6 +256,8 @@ class _TrainingBatches:
   shard_count: int
   augment: Augment | None
   versions: int = 1
+  mixture: Mixture | None = None
+  changes: tuple[Change, ...] = ()  # of the mixture's weights, the first at row 0
   start: int = 0  # records consumed before batch 0
 
   def __len__(self) -> int:
@@ -215,16 +266,30 @@ class _TrainingBatches:
   def __getitem__(self, k: int) -> Batch:
     first = self.start + k * self.batch_size
     rows = _own_rows(first, self.batch_size, self.shard_index, self.shard_count)
-    size = len(self.source) // self.versions
-    epochs, places = np.divmod(rows, size)
-    records = np.empty(len(rows), np.int64)
-    for epoch in np.unique(epochs):
-      own = epochs == epoch
-      records[own] = _epoch_order(size, self.seed, int(epoch))[places[own]]
-    batch = self.source.read(records + size * (epochs % self.versions))
+    records, epochs = self._ordered(rows) if self.mixture is None else self._mixed(rows)
+    batch = self.source.read(records)
     if self.augment is not None:
       batch = augment_batch(batch, self.augment, seed=self.seed, epochs=epochs)
-    return batch | {"mask": np.ones(len(rows), bool)}
+    # Rows of several positions say themselves which of these count.
+    return {"mask": np.ones(len(rows), bool)} | batch
+
+  def _ordered(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Records and epochs of global rows."""
+    size = len(self.source) // self.versions
+    epochs, places = np.divmod(rows, size)
+    records = _shuffled(size, self.seed, epochs, places)
+    return records + size * (epochs % self.versions), epochs
+
+  def _mixed(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same for a mixture, whose domains are shuffled in epochs of their own."""
+    domains, numbers = assign(self.changes, int(rows[0]), int(rows[-1]) + 1)
+    sizes = np.array(self.mixture.rows)
+    epochs, places = np.divmod(numbers, sizes[domains])
+    records = np.empty(len(rows), np.int64)
+    for domain in np.unique(domains):
+      own, size = domains == domain, int(sizes[domain])
+      records[own] = sizes[:domain].sum() + _shuffled(size, self.seed, epochs[own], places[own])
+    return records, epochs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,7 +311,7 @@ class _EvaluationBatches:
       mask = valid.reshape((-1,) + (1,) * (values.ndim - 1))
       batch[key] = np.where(mask, values, np.zeros((), values.dtype))
     batch["index"] = np.where(valid, batch["index"], np.int32(-1))
-    return batch | {"mask": valid}
+    return {"mask": valid} | batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -278,6 +343,37 @@ def _epoch_order(size: int, seed: int, epoch: int) -> np.ndarray:
   np.random.default_rng((seed, epoch)).shuffle(order)
   order.setflags(write=False)
   return order
+
+
+def _shuffled(size: int, seed: int, epochs: np.ndarray, places: np.ndarray) -> np.ndarray:
+  """What lies at places of the shuffled orders of epochs, int64."""
+  records = np.empty(len(places), np.int64)
+  for epoch in np.unique(epochs):
+    own = epochs == epoch
+    records[own] = _epoch_order(size, seed, int(epoch))[places[own]]
+  return records
+
+
+def _read_changes(given: Any, mixture: Mixture | None, position: int) -> tuple[Change, ...]:
+  """The weights of a saved position, checked against the source."""
+  if mixture is None and given is None:
+    return ()
+  if given is None:
+    return (Change(0, mixture.weights),)
+  starts = [entry[0] for entry in given] if _is_pairs(given) else []
+  fits = starts[:1] == [0] and all(type(start) is int for start in starts)
+  if mixture is None or not fits or sorted(set(starts)) != starts or starts[-1] > position:
+    raise KdjaxError(
+      f"{given!r} are no weights of this run's data stream at row {position}; the checkpoint"
+      " belongs to another kind of run"
+    )
+  return tuple(Change(start, checked_weights(own, mixture.domains)) for start, own in given)
+
+
+def _is_pairs(given: Any) -> bool:
+  return isinstance(given, list) and all(
+    isinstance(entry, list | tuple) and len(entry) == 2 for entry in given
+  )
 
 
 def _closing(iterator: Any) -> Iterator[Batch]:

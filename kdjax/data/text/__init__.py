@@ -1,0 +1,5 @@
+"""Text: documents to tokens, examples and packed rows."""
+
+from kdjax.data.text.dataset import TextData as TextData
+from kdjax.data.text.dataset import text as text
+from kdjax.data.text.packing import PackedRows as PackedRows
