@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,6 +14,7 @@ from kdjax.data.text.mixture import Mixture, checked_weights
 from kdjax.data.text.packing import PackedRows
 from kdjax.data.text.plan import Plan, plan_concatenated, plan_packed, plan_single
 from kdjax.data.text.python_library import python_library
+from kdjax.data.text.split import Chosen, learnable_documents, split
 from kdjax.data.text.tokenized import Tokenized, tokenize
 from kdjax.data.tokenizers import fingerprint, load_tokenizer, vocab_size
 from kdjax.errors import KdjaxError, within
@@ -23,7 +23,6 @@ from kdjax.resolve import check_type, hint
 if TYPE_CHECKING:
   from transformers import PreTrainedTokenizerFast
 
-LOG = logging.getLogger("kdjax")
 PACKS = ("pack", "concat", "none")
 # What reads a source, by its kind, with the fields it has beside that.
 KINDS: dict[str, tuple[Callable[..., Documents], tuple[str, ...]]] = {
@@ -113,18 +112,19 @@ def text(
     with within(f"sources.{domain}"):
       limits = {"max_documents": max_documents, "max_tokens": max_tokens}
       texts.append(tokenize(each, loaded, cache=cache, fingerprint=sha256, **limits))
-  halves: tuple[list, list] = ([], [])
-  for text, (domain, each) in zip(texts, documents.items(), strict=True):
+  halves: tuple[list[Chosen], list[Chosen]] = ([], [])
+  for own, (domain, each) in zip(texts, documents.items(), strict=True):
     limit = sequence_length + 1 if each.chat else None
-    for half, own in zip(halves, _split(text, test_fraction, split_seed, domain), strict=True):
-      half.append(_learnable(text, own, limit, domain))
-    if not len(halves[0][-1][0]):
+    chosen = learnable_documents(own, limit, domain)
+    if not len(chosen.start):
       raise KdjaxError(
         f"sources.{domain}: no example of at most {sequence_length} tokens has anything to learn"
         " (in chats, every answer begins later, or there is none); raise sequence_length, or"
         " correct the documents"
       )
-  if not any(len(starts) for starts, _ in halves[1]):
+    for half, part in zip(halves, split(chosen, test_fraction, split_seed), strict=True):
+      half.append(part)
+  if not any(len(part.start) for part in halves[1]):
     raise KdjaxError(
       f"test_fraction = {test_fraction} leaves no document to test on; use more documents"
     )
@@ -159,68 +159,19 @@ def _mixed(rows: PackedRows, shares: tuple[float, ...]) -> PackedRows:
   return dataclasses.replace(rows, mixture=Mixture(rows.domains, tuple(counts), shares))
 
 
-def _split(
-  text: Tokenized, fraction: float, seed: int, domain: str
-) -> tuple[np.ndarray, np.ndarray]:
-  """Numbers of the documents for training and of those for testing, without duplicates."""
-  keys = np.array(text.keys).view("<u8").reshape(-1, 2)
-  distinct = np.sort(np.unique(keys, axis=0, return_index=True)[1])
-  if duplicates := len(keys) - len(distinct):
-    LOG.info("%s: %d duplicates of other documents are left out", domain, duplicates)
-  testing = _testing(keys[distinct, 0], fraction, seed)
-  return distinct[~testing], distinct[testing]
-
-
-def _testing(keys: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-  """bool [N]: which documents are for testing, by content and seed alone.
-
-  So a document stays on its side when others come or go, and is on the same one in every domain.
-  Only where one side of a domain would be empty does one document change sides.
-  """
-  drawn = _scrambled(keys ^ _scrambled(np.array([seed], np.uint64)))
-  testing = drawn < np.uint64(fraction * 2.0**64)
-  if len(keys) > 1 and not testing.any():
-    testing[np.argmin(drawn)] = True
-  if testing.all():
-    testing[np.argmax(drawn)] = False
-  return testing
-
-
-def _scrambled(values: np.ndarray) -> np.ndarray:
-  """The last step of SplitMix64: every bit of the input changes half of the output's."""
-  values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-  values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-  return values ^ (values >> np.uint64(31))
-
-
-def _learnable(
-  text: Tokenized, own: np.ndarray, limit: int | None, domain: str
-) -> tuple[np.ndarray, np.ndarray]:
-  """Start and length of the chosen documents that have something to learn."""
-  offsets = np.array(text.offsets)
-  starts, lengths = offsets[own], offsets[own + 1] - offsets[own]
-  if limit is not None:
-    lengths = np.minimum(lengths, limit)
-  whole = Examples(starts, lengths - 1, np.zeros(len(starts), np.int32))
-  kept = learnable(whole, text.weights)
-  if dropped := int((~kept).sum()):
-    LOG.info("%s: %d documents hold nothing to learn and are left out", domain, dropped)
-  return starts[kept], lengths[kept]
-
-
 def _plan(
   texts: list[Tokenized],
-  documents: list[tuple[np.ndarray, np.ndarray]],
+  chosen: list[Chosen],
   sequence_length: int,
   pack: str,
   seed: int,
 ) -> Plan:
   if pack == "concat":
-    return plan_concatenated(documents, sequence_length, seed)
+    return plan_concatenated([(each.start, each.length) for each in chosen], sequence_length, seed)
   parts = []
-  for domain, (text, own) in enumerate(zip(texts, documents, strict=True)):
-    examples = cut(*own, domain, sequence_length)
-    kept = learnable(examples, text.weights)
+  for domain, (own, each) in enumerate(zip(texts, chosen, strict=True)):
+    examples = cut(each.start, each.length, domain, sequence_length)
+    kept = learnable(examples, own.weights)
     parts.append(Examples(*(array[kept] for array in examples)))
   return plan_packed(parts, sequence_length, seed) if pack == "pack" else plan_single(parts)
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 import sys
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-from kdjax.data.text.documents import Document, Documents, decoded, files_of, identity_of
+from kdjax.data.text.documents import Document, Documents, decoded, identity_of
 from kdjax.errors import KdjaxError
 
 FIELDS = ("code", "docs", "all")
-_LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idlelib"}
+_LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3"}
 _Definition = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -32,11 +33,9 @@ def python_library(field: str = "code") -> Documents:
   if field not in FIELDS:
     raise KdjaxError(f"the library has the fields {', '.join(FIELDS)}; field is {field!r}")
   root = Path(sysconfig.get_paths()["stdlib"])
-  files = [
-    file
-    for file in files_of(root, "**/*.py")
-    if not _LEFT_OUT & set(file.relative_to(root).parts[:-1])
-  ]
+  files = sorted(_modules(root))
+  if not files:
+    raise KdjaxError(f"{root} has no *.py file: this Python came without its library's sources")
 
   def read() -> Iterator[Document]:
     for file in files:
@@ -47,6 +46,13 @@ def python_library(field: str = "code") -> Documents:
 
   identity = {"kind": "python", "field": field, "version": sys.version}
   return Documents(read, identity | identity_of(root, files))
+
+
+def _modules(root: Path) -> Iterator[Path]:
+  # Installed packages, often the most of it, are not even listed.
+  for folder, inner, names in os.walk(root):
+    inner[:] = [name for name in inner if name not in _LEFT_OUT]
+    yield from (Path(folder, name) for name in names if name.endswith(".py"))
 
 
 def _part(source: str, module: str, field: str) -> str:
