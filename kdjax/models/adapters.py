@@ -102,8 +102,8 @@ def low_rank(
   def apply(variables: ModelVars, batch: Batch, **options):
     return model.apply(dense(variables), batch, **options)
 
-  def decode(variables: ModelVars, *args):
-    return model.decode(dense(variables), *args)
+  def decode(variables: ModelVars):
+    return model.decode(dense(variables))
 
   def axes() -> ModelVars:
     whole = model.axes()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -123,15 +122,14 @@ def functional(
     return merge(jax.lax.stop_gradient(variables)).segment(hidden, start, stop, *given)
 
   def decode(variables: ModelVars) -> Decoding:
-    def placed(fn):
-      @functools.wraps(fn)
+    def logical(part: Callable) -> Callable:
       def call(*args):
         with nnx.use_eager_sharding(False):
-          return fn(*args)
+          return part(*args)
 
       return call
 
-    return Decoding(*map(placed, placed(merge(variables).decoding)()))
+    return Decoding(*map(logical, logical(merge(variables).decoding)()))
 
   def apply(
     variables: ModelVars,

@@ -46,10 +46,10 @@ def attend(
     probabilities: also returns them, [B, H, T, S] float32.
 
   Returns:
-    [B, T, H, K] and the probabilities or None. Without softcap and probabilities it is
-    `jax.nn.dot_product_attention`, whose fused paths never hold [T, S] arrays.
+    [B, T, H, K] and the probabilities or None. Without softcap and probabilities, and of more than
+    one query, it is `jax.nn.dot_product_attention`, whose fused paths never hold [T, S] arrays.
   """
-  if softcap is None and not probabilities:
+  if softcap is None and not probabilities and query.shape[1] > 1:
     fused = functools.partial(
       jax.nn.dot_product_attention, scale=scale, is_causal=causal and mask is None
     )

@@ -151,7 +151,7 @@ class LanguageModel(nnx.Module):
     def extend(
       tokens: Int[Array, "batch time"], positions: Int[Array, "batch time"], cache: Cache
     ) -> tuple[Outputs, Cache]:
-      batch, slots, *_ = cache.keys[0].shape
+      batch, _, slots, _ = cache.keys[0].shape
       places = jnp.broadcast_to(jnp.arange(slots)[None], (batch, slots))
       context = stack.context(positions, None, key_positions=places)
       hidden = self.embed(tokens, positions, None, None)

@@ -21,13 +21,15 @@ from kdjax.models.transformer.spec import Spec
 class Cache(NamedTuple):
   """Keys and values, an array for each layer; the slot of a token is its position.
 
+  Heads stand before slots, as the products of attention read them: no token needs a transposition.
+
   Attributes:
-    keys: for each layer [B, N, G, K].
-    values: for each layer [B, N, G, K].
+    keys: for each layer [B, G, N, K].
+    values: for each layer [B, G, N, K].
   """
 
-  keys: tuple[Float[Array, "batch slot kv_head head_dim"], ...]
-  values: tuple[Float[Array, "batch slot kv_head head_dim"], ...]
+  keys: tuple[Float[Array, "batch kv_head slot head_dim"], ...]
+  values: tuple[Float[Array, "batch kv_head slot head_dim"], ...]
 
 
 class Stack(nnx.Module):
@@ -140,12 +142,12 @@ class Stack(nnx.Module):
   ) -> tuple[Float[Array, "batch time width"], Cache]:
     """All layers on the first T tokens, and a cache of N = `slots` that holds them."""
     hidden, seen = self.run(hidden, context, taps=frozenset({"keys", "values"}))
-    room = ((0, 0), (0, slots - hidden.shape[1]), (0, 0), (0, 0))
+    room = ((0, 0), (0, 0), (0, slots - hidden.shape[1]), (0, 0))
 
-    def apart(stacked: Array) -> tuple[Array, ...]:
-      return tuple(jnp.pad(stacked[i], room) for i in range(self.spec.depth))
+    def held(stacked: Array) -> tuple[Array, ...]:
+      return tuple(jnp.pad(layer.swapaxes(1, 2), room) for layer in stacked)
 
-    return hidden, Cache(apart(seen["keys"]), apart(seen["values"]))
+    return hidden, Cache(held(seen["keys"]), held(seen["values"]))
 
   def apart(self) -> list[Block]:
     """The layers one by one, for `extend`: each with weights of its own."""
@@ -170,14 +172,15 @@ class Stack(nnx.Module):
     The layers are a Python loop. A scan would copy each layer's weights out of their stack at every
     token, which is as much work as reading them; compile time grows with depth instead.
     """
-    rows = jnp.arange(hidden.shape[0])[:, None]
+    rows, groups = jnp.arange(hidden.shape[0]), jnp.arange(self.spec.kv_heads)
+    place = rows[:, None, None], groups[None, :, None], positions[:, None, :]
     held: list[tuple[Array, Array]] = []
 
     def remember(*new: Array) -> tuple[Array, Array]:
       i = len(held)
       old = cache.keys[i], cache.values[i]
-      held.append(tuple(a.at[rows, positions].set(b) for a, b in zip(old, new, strict=True)))
-      return held[-1]
+      held.append(tuple(a.at[place].set(b.swapaxes(1, 2)) for a, b in zip(old, new, strict=True)))
+      return tuple(a.swapaxes(1, 2) for a in held[-1])
 
     for layer, local in zip(layers, self.spec.is_local, strict=True):
       hidden, _ = layer(hidden, context, local=local, remember=remember)

@@ -44,15 +44,21 @@ def test_decoding_with_a_cache_is_the_whole_pass(name):
   _, model, variables = opened(name)
   tokens = reference(name)[0]["tokens"]
   whole = model.apply(variables, {"tokens": tokens})[0].logits
-  batch, length = tokens.shape
-  cache = model.cache(batch, length)
-  places = jnp.broadcast_to(jnp.arange(length)[None], tokens.shape)
-  decode = jax.jit(model.decode)
-  out, cache = decode(variables, tokens[:, :20], places[:, :20], cache)
-  np.testing.assert_allclose(out.head.logits(out.hidden), whole[:, :20], atol=5e-5)
-  for i in range(20, length):
-    out, cache = decode(variables, tokens[:, i : i + 1], places[:, i : i + 1], cache)
-    np.testing.assert_allclose(out.head.logits(out.hidden), whole[:, i : i + 1], atol=5e-5)
+  length = tokens.shape[1]
+
+  @jax.jit
+  def decoded(variables, tokens):
+    decoding = model.decode(variables)
+    places = jnp.broadcast_to(jnp.arange(length)[None], tokens.shape)
+    out, cache = decoding.prefill(tokens[:, :11], length)
+    logits = [out.head.logits(out.hidden)]
+    # Some tokens at once, then one by one.
+    for start, stop in [(11, 16), *((i, i + 1) for i in range(16, 19))]:
+      out, cache = decoding.extend(tokens[:, start:stop], places[:, start:stop], cache)
+      logits.append(out.head.logits(out.hidden))
+    return jnp.concatenate(logits, axis=1)
+
+  np.testing.assert_allclose(decoded(variables, tokens), whole[:, :19], atol=5e-5)
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3", "bert", "gpt_neox"])
