@@ -7,9 +7,10 @@ from pathlib import Path
 import jax
 
 from kdjax.errors import KdjaxError
-from kdjax.evaluation.classification import classification
 from kdjax.models.base import ModelVars
-from kdjax.train.build import build_model
+from kdjax.outputs import Outputs
+from kdjax.programs.distill import NO_TEACHER
+from kdjax.train.build import build_model, evaluator_of
 from kdjax.train.config import Config, check_config
 from kdjax.train.loop import summarize
 from kdjax.train.mesh import TEACHER_RULES, batch_sharding, check_batch, make_mesh, place
@@ -44,10 +45,11 @@ def evaluate_checkpoint(
   model = build_model(spec, splits.whole, field)
   weights = load_model(folder, model, mesh, TEACHER_RULES)
 
+  metrics_of = evaluator_of(splits.whole)(model, NO_TEACHER)
+
   @jax.jit
   def evaluate(weights: ModelVars, batch):
-    outputs, _ = model.apply(weights, batch)
-    return classification(outputs.logits, batch["label"], batch["mask"])
+    return metrics_of(weights, lambda taps: Outputs(), batch)
 
   batches = evaluation_passes(splits.whole.test, config["eval"]["batch_size"], mesh)()
   placed = (place(batch, batch_sharding(mesh)) for batch in batches)
