@@ -1,5 +1,6 @@
 """Batches: pure functions of (seed, k), resumable, the same for any number of processes."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdjax.data import (
+  ArraySource,
   arrays,
   augment,
   evaluation_batches,
@@ -19,6 +21,7 @@ from kdjax.data import (
   subset,
   training_stream,
 )
+from kdjax.data.text.mixture import Mixture
 from kdjax.errors import KdjaxError
 
 N = 30
@@ -237,6 +240,124 @@ def test_pairs_are_checked():
   pair = paired_stream({"train": stream(), "validation": stream()})
   with pytest.raises(KdjaxError, match="another kind of run"):
     pair.set_state({"global_next_index": 8})
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixed(ArraySource):
+  """Records of three domains, 20, 7 and 3 of them, in this order."""
+
+  mixture: Mixture
+
+
+MIXED = Mixed(SOURCE.images, SOURCE.labels, Mixture(("a", "b", "c"), (20, 7, 3), (2.0, 1.0, 1.0)))
+STARTS = np.array([0, 20, 27, 30])
+NEW = {"a": 0, "b": 3, "c": 1.5}
+
+
+def mixed(**options):
+  options = {"batch_size": 8, "seed": 1, "augment": AUGMENT, "threads": 0} | options
+  return training_stream(MIXED, **options)
+
+
+def test_domains_have_their_shares_and_epochs_of_their_own():
+  ids = np.concatenate([batch["index"] for batch in take(mixed(), 45)])
+  domains = np.searchsorted(STARTS, ids, side="right") - 1
+  n = np.arange(1, len(ids) + 1)
+  for domain, share in enumerate([0.5, 0.25, 0.25]):
+    assert (np.abs(np.cumsum(domains == domain) - share * n) <= 1).all()
+    own, size = ids[domains == domain], STARTS[domain + 1] - STARTS[domain]
+    epochs = own[: len(own) // size * size].reshape(-1, size)
+    assert len(epochs) >= 9
+    for epoch in epochs:
+      np.testing.assert_array_equal(np.sort(epoch), np.arange(STARTS[domain], STARTS[domain + 1]))
+    assert len({epoch.tobytes() for epoch in epochs}) > 1
+
+
+def test_an_augmentation_in_a_mixture_knows_the_epoch_of_the_domain():
+  seen = {}
+  for batch in take(mixed(), 12):
+    for image, record in zip(batch["image"], batch["index"].tolist(), strict=True):
+      rng = np.random.default_rng((1, seen.get(record, 0), record))
+      np.testing.assert_array_equal(image, AUGMENT(SOURCE[record], rng)["image"])
+      seen[record] = seen.get(record, 0) + 1
+
+
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(st.integers(0, 12), st.integers(0, 8), st.sampled_from([1, 2, 4]))
+def test_a_mixture_resumes_exactly_also_after_its_weights_changed(before, after, count):
+  def run():
+    reader = mixed(threads=2)
+    out = [next(reader) for _ in range(before)]
+    reader.set_weights(NEW)
+    return reader, out + [next(reader) for _ in range(after)]
+
+  reader, _ = run()
+  state = json.loads(json.dumps(reader.get_state()))
+  wanted = take(reader, 4)
+  shards = [mixed(shard_index=i, shard_count=count) for i in range(count)]
+  for shard in shards:
+    shard.set_state(state)
+  for batch in wanted:
+    assert_same(together([next(shard) for shard in shards]), batch)
+  assert all(shard.get_state() == reader.get_state() for shard in shards)
+
+
+def test_weights_hold_from_the_next_batch_on_whatever_was_read_ahead():
+  plain, changed = mixed(threads=2), mixed(threads=2)
+  for _ in range(4):
+    assert_same(next(plain), next(changed))
+  time.sleep(0.05)  # the threads run ahead
+  assert changed.get_state() == {"global_next_index": 32}
+  changed.set_weights(NEW)
+  assert changed.get_state() == {
+    "global_next_index": 32,
+    "weights": [[0, {"a": 2.0, "b": 1.0, "c": 1.0}], [32, {"a": 0.0, "b": 3.0, "c": 1.5}]],
+  }
+  ids = np.concatenate([batch["index"] for batch in take(changed, 6)])
+  assert (ids >= 20).all() and (ids >= 27).sum() == 16
+  changed.set_weights({"a": 1, "b": 0, "c": 0})
+  # The domain that was paused goes on where it was.
+  first = [i for batch in take(plain, 16) for i in batch["index"] if i < 20][:4]
+  plain_start = [i for batch in take(mixed(), 4) for i in batch["index"] if i < 20]
+  assert next(changed)["index"][:4].tolist() == first
+  assert len(set(plain_start + first)) == 20
+  changed.close()
+
+
+def test_the_same_weights_change_nothing_and_a_state_brings_its_own():
+  reader = mixed()
+  next(reader)
+  reader.set_weights({"a": 2, "b": 1, "c": 1})
+  assert reader.get_state() == {"global_next_index": 8}
+  reader.set_weights(NEW)
+  reader.set_weights({"c": 1, "b": 1, "a": 1})
+  assert [start for start, _ in reader.get_state()["weights"]] == [0, 8]
+  reader.set_state({"global_next_index": 0})
+  assert_same(next(reader), next(mixed()))
+
+
+@pytest.mark.parametrize(
+  ("make", "message"),
+  [
+    (lambda: stream().set_weights({"a": 1}), "made without weights"),
+    (lambda: mixed().set_weights({"a": 1}), "must name each domain: a, b, c"),
+    (lambda: mixed().set_weights({"a": -1, "b": 1, "c": 1}), r"weights\.a = -1"),
+    (lambda: mixed().set_weights({"a": 0, "b": 0, "c": 0}), "all 0"),
+    (lambda: resumed(stream(), [[0, NEW]]), "another kind of run"),
+    (lambda: resumed(mixed(), [[8, NEW]]), "another kind of run"),
+    (lambda: resumed(mixed(), [[0, NEW], [24, NEW]]), "another kind of run"),
+    (lambda: resumed(mixed(), [[0, NEW], [8, NEW], [8, NEW]]), "another kind of run"),
+    (lambda: resumed(mixed(), "none"), "another kind of run"),
+    (lambda: resumed(mixed(), [[0, {"d": 1}]]), "must name each domain"),
+  ],
+)
+def test_weights_and_states_that_do_not_fit(make, message):
+  with pytest.raises(KdjaxError, match=message):
+    make()
+
+
+def resumed(reader, weights):
+  reader.set_state({"global_next_index": 16, "weights": weights})
 
 
 def test_evaluation_reads_each_record_once_and_pads_the_last_batch():

@@ -92,18 +92,18 @@ def assign(changes: tuple[Change, ...], start: int, stop: int) -> tuple[np.ndarr
       own, nth = turns.read(first, last)
       domains.append(own)
       numbers.append(nth + before[own])
-    before = before + turns.counts(end - change.start)
     if end >= stop:
       break
+    before = before + turns.counts(end - change.start)
   return np.concatenate(domains), np.concatenate(numbers)
 
 
 def _shares(weights: Weights) -> tuple[int, ...]:
   """Whole numbers that sum to PERIOD, none of them 0 where the weight is not."""
-  exact = np.array(weights, np.float64)
-  exact = exact / exact.max()  # sums of huge or tiny numbers stay finite
+  given = np.array(weights, np.float64)
+  exact = given / given.max()  # sums of huge or tiny numbers stay finite
   exact = exact / exact.sum() * PERIOD
-  shares = np.where(exact > 0, np.maximum(np.floor(exact), 1), 0).astype(np.int64)
+  shares = np.where(given > 0, np.maximum(np.floor(exact), 1), 0).astype(np.int64)
   order = np.argsort(shares - exact, kind="stable")  # largest remainders first
   missing = PERIOD - int(shares.sum())
   if missing >= 0:
