@@ -35,7 +35,7 @@ DTYPE = flags.DEFINE_enum("dtype", DEFAULT.dtype, list(HIDDEN_DTYPES), "of hidde
 SEED = flags.DEFINE_integer("seed", DEFAULT.seed, "of draws and augmentations")
 VERSIONS = flags.DEFINE_integer("versions", DEFAULT.versions, "of every augmented image")
 ROWS_PER_SHARD = flags.DEFINE_integer(
-  "rows_per_shard", DEFAULT.rows_per_shard, "rows of data in one file"
+  "rows_per_shard", DEFAULT.rows_per_shard, "rows of data in one file; 0: by size"
 )
 VERIFY = flags.DEFINE_bool("verify", False, "compare a sample of the records with the teacher")
 VERIFY_ROWS = flags.DEFINE_integer("verify_rows", ROWS, "rows to compare")
@@ -48,8 +48,9 @@ def job(config, stop) -> None:
   manifest = cache_teacher(session, Path(OUT.value), stop=stop)
   if jax.process_index() == 0:
     print(
-      f"{manifest.examples} examples, {manifest.positions} positions, {manifest.bytes} bytes,"
-      f" {manifest.bytes_per_position:.1f} a position: {OUT.value}"
+      f"{manifest.examples} examples, {manifest.positions} positions,"
+      f" {manifest.bytes_per_position:.1f} bytes a position, {manifest.bytes} bytes in files:"
+      f" {OUT.value}"
     )
   if VERIFY.value:
     found = verify_cache(session, Path(OUT.value), rows=VERIFY_ROWS.value)

@@ -2,7 +2,7 @@
 
 from kdjax.signals.manifest import Manifest, Spec
 from kdjax.signals.reader import Cache
-from kdjax.signals.rows import CachedRows, ImageRows, Span
+from kdjax.signals.rows import CachedRows, ImageRows
 from kdjax.signals.writer import CacheWriter
 
-__all__ = ["Cache", "CacheWriter", "CachedRows", "ImageRows", "Manifest", "Span", "Spec"]
+__all__ = ["Cache", "CacheWriter", "CachedRows", "ImageRows", "Manifest", "Spec"]

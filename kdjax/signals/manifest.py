@@ -73,7 +73,8 @@ class Manifest:
     slots: most classes that any position of a sampled cache holds; `support` for the others.
     examples: records.
     positions: of all examples together.
-    bytes: of all shards and the index.
+    bytes: of all shards and the index; ArrayRecord pads a file to 64 KiB and adds as much.
+    record_bytes: of the records alone: key, checksum and payload of each.
     shards: name, examples, bytes and SHA-256 of each.
     index_crc32: of the index.
     head_sha256: of the head's file, for hidden.
@@ -84,13 +85,14 @@ class Manifest:
   examples: int
   positions: int
   bytes: int
+  record_bytes: int
   shards: tuple[Mapping[str, Any], ...]
   index_crc32: int
   head_sha256: str | None = None
 
   @property
   def bytes_per_position(self) -> float:
-    return self.bytes / max(self.positions, 1)
+    return self.record_bytes / max(self.positions, 1)
 
   def as_json(self) -> dict[str, Any]:
     own = dataclasses.asdict(self)

@@ -10,11 +10,11 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from kdjax.data.base import Example, Source
+from kdjax.data.base import Example, Source, Span
 from kdjax.errors import KdjaxError
 from kdjax.signals.manifest import differences
 from kdjax.signals.reader import Cache
@@ -24,24 +24,10 @@ PREFIX = "signal/"
 PROBES = 16
 
 
-class Span(NamedTuple):
-  """One example in a row.
-
-  Attributes:
-    key: 16 bytes, of its content.
-    start: its first position.
-    stop: one past its last.
-  """
-
-  key: bytes
-  start: int
-  stop: int
-
-
 class Rows(Source, Protocol):
   """A source whose rows say what they are made of."""
 
-  def spans(self, position: int) -> Sequence[tuple[bytes, int, int]]: ...
+  def spans(self, position: int) -> Sequence[Span]: ...
 
 
 class ImageRows:
@@ -142,13 +128,18 @@ class CachedRows:
   def labels(self) -> np.ndarray:
     return self._source.labels
 
+  @property
+  def mixture(self) -> Any:
+    """The proportions of the source's domains, for `training_stream`; None without."""
+    return getattr(self._source, "mixture", None)
+
   def __len__(self) -> int:
     return len(self._source)
 
   def __getitem__(self, position: int) -> Example:
     return {key: values[0] for key, values in self.read(np.array([position])).items()}
 
-  def spans(self, position: int) -> Sequence[tuple[bytes, int, int]]:
+  def spans(self, position: int) -> Sequence[Span]:
     return self._source.spans(position)
 
   def read(self, positions: np.ndarray) -> Example:
@@ -175,7 +166,7 @@ class CachedRows:
       arrays = {name: values[:, 0] for name, values in arrays.items()}
     return batch | {PREFIX + name: values for name, values in arrays.items()}
 
-  def _check(self, position: int, spans: Sequence[tuple[bytes, int, int]]) -> None:
+  def _check(self, position: int, spans: Sequence[Span]) -> None:
     if (self._cache.find([key for key, _, _ in spans]) < 0).any():
       raise KdjaxError(
         f"row {position} of the training data is not in the cache {self._cache.folder}: it was made"

@@ -80,14 +80,16 @@ class CacheWriter:
     """
     path = self.folder / self.spec.shard_name(number)
     scratch = path.with_name(path.name + ".tmp")
-    keys, positions, slots = [], 0, 0
+    keys, positions, slots, size = [], 0, 0, 0
     self.folder.mkdir(parents=True, exist_ok=True)
     with storing(scratch):
       writer = ArrayRecordWriter(str(scratch), OPTIONS)
     try:
       for record in records:
+        packed = pack(record.key, record.payload)
         with storing(scratch):
-          writer.write(pack(record.key, record.payload))
+          writer.write(packed)
+        size += len(packed)
         keys.append(record.key)
         positions += record.positions
         slots = max(slots, record.slots)
@@ -95,8 +97,8 @@ class CacheWriter:
       with storing(scratch):
         writer.close()
     with storing(path):
-      size, digest = scratch.stat().st_size, _sha256(scratch)
-      fields = {"examples": len(keys), "bytes": size, "sha256": digest, "positions": positions}
+      fields = {"bytes": scratch.stat().st_size, "sha256": _sha256(scratch)}
+      fields |= {"examples": len(keys), "positions": positions, "record_bytes": size}
       write_json(_beside(path), fields | {"slots": slots, "keys": b"".join(keys).hex()})
       # The shard's own name comes last: where it is, all that belongs to it is.
       scratch.replace(path)
@@ -142,6 +144,7 @@ class CacheWriter:
       examples=sum(part["examples"] for part in parts),
       positions=sum(part["positions"] for part in parts),
       bytes=sum(part["bytes"] for part in parts) + path.stat().st_size,
+      record_bytes=sum(part["record_bytes"] for part in parts),
       shards=tuple({"name": self.spec.shard_name(i)} | part for i, part in enumerate(parts)),
       index_crc32=zlib.crc32(index),
       head_sha256=_sha256(head) if self.spec.kind == "hidden" else None,

@@ -32,6 +32,7 @@ from kdjax.train.pretrained import build_teacher
 from kdjax.train.signal_rows import SignalRows, signal_rows
 from kdjax.train.streams import augmentation, load_data
 
+SHARD = 65_536
 HIDDEN = frozenset({"hidden", "head"})
 
 
@@ -46,7 +47,8 @@ class CacheOptions(NamedTuple):
     dtype: of hidden states.
     seed: of draws and augmentation.
     versions: of each image, where they are augmented.
-    rows_per_shard: of the data in one file; what a kill can cost.
+    rows_per_shard: of the data in one file; what a kill can cost. 0 for those of 65,536 positions,
+      or 16,384 images.
   """
 
   kind: str = "sampled"
@@ -56,7 +58,7 @@ class CacheOptions(NamedTuple):
   dtype: str = "bfloat16"
   seed: int = 0
   versions: int = 1
-  rows_per_shard: int = 1024
+  rows_per_shard: int = 0
 
 
 class Session(NamedTuple):
@@ -180,7 +182,7 @@ def _spec(session: Session, options: CacheOptions, name: str) -> Spec:
     source=name,
     data=source.data,
     rows=len(source.rows),
-    rows_per_shard=options.rows_per_shard,
+    rows_per_shard=options.rows_per_shard or max(1, SHARD // (source.length or 4)),
   )
 
 
@@ -195,9 +197,9 @@ def _check_options(config: Config, options: CacheOptions) -> None:
     raise KdjaxError(
       f"--dtype is {options.dtype!r}; it must be one of {', '.join(codec.HIDDEN_DTYPES)}"
     )
-  for name in ("num_samples", "k", "rows_per_shard", "versions"):
-    if getattr(options, name) < 1:
-      raise KdjaxError(f"--{name} is {getattr(options, name)}; it must be at least 1")
+  for name, least in {"num_samples": 1, "k": 1, "versions": 1, "rows_per_shard": 0}.items():
+    if getattr(options, name) < least:
+      raise KdjaxError(f"--{name} is {getattr(options, name)}; it must be at least {least}")
   if not options.temperature > 0:
     raise KdjaxError(f"--temperature is {options.temperature}; it must be > 0")
   if options.seed < 0:

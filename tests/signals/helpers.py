@@ -4,9 +4,9 @@ import hashlib
 
 import numpy as np
 
+from kdjax.data import Span
 from kdjax.signals import Cache, CacheWriter, Spec, codec
 from kdjax.signals.records import Record
-from kdjax.signals.rows import Span
 
 LENGTH, VOCAB = 12, 300
 DATA = {"sequence_length": LENGTH}

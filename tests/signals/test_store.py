@@ -13,6 +13,7 @@ from tests.signals.helpers import (
   files,
   key_of,
   made_up,
+  record,
   records,
   spec_of,
   write,
@@ -48,7 +49,12 @@ def test_the_manifest_says_what_it_is(source, tmp_path):
   assert told["bytes"] == sum(
     path.stat().st_size for path in tmp_path.iterdir() if path.suffix in (".array_record", ".npy")
   )
-  assert cache.manifest.slots == told["slots"] <= 10
+  read = cache.manifest
+  assert read.slots == told["slots"] <= 10
+  keys = [span.key for row in range(7) for span in source.spans(row)]
+  payloads = [len(record(span).payload) for row in range(7) for span in source.spans(row)]
+  assert len(keys) == 11 and read.record_bytes == 20 * 11 + sum(payloads)
+  assert read.bytes_per_position == read.record_bytes / 76
   assert not (tmp_path / "plan.json").exists() and not list(tmp_path.glob("*tmp*"))
   cache.check_shards()
 
