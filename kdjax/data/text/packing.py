@@ -16,7 +16,7 @@ from kdjax.errors import KdjaxError
 KEY_BYTES = 16
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class PackedRows:
   """A `Source` of rows of T tokens; T is `sequence_length`.
 
