@@ -17,11 +17,14 @@ from launch import main
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "folder of a run, or its checkpoints folder")
 MODEL = flags.DEFINE_enum("model", "student", ["student", "teacher"], "which model it holds")
+TASKS = flags.DEFINE_multi_string("task", [], "multiple-choice task file (BIG-bench JSON)")
 OUT = flags.DEFINE_string("out", "", "also write the metrics to this JSON file")
 
 
 def job(config, stop) -> None:
-  metrics = evaluate_checkpoint(config, Path(CHECKPOINT.value), which=MODEL.value)
+  metrics = evaluate_checkpoint(
+    config, Path(CHECKPOINT.value), which=MODEL.value, tasks=TASKS.value
+  )
   print(format_table({MODEL.value: metrics}))
   if OUT.value:
     with writing(Path(OUT.value)):

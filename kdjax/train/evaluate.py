@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 
 from kdjax.errors import KdjaxError
+from kdjax.evaluation.tasks import grade, read_task
 from kdjax.models.base import ModelVars
 from kdjax.outputs import Outputs
 from kdjax.programs.distill import NO_TEACHER
 from kdjax.train.build import build_model, evaluator_of
 from kdjax.train.config import Config, check_config
+from kdjax.train.likelihood import continuation_log_probs
 from kdjax.train.loop import summarize
 from kdjax.train.mesh import TEACHER_RULES, batch_sharding, check_batch, make_mesh, place
 from kdjax.train.pretrained import load_model
@@ -19,7 +23,7 @@ from kdjax.train.streams import evaluation_passes, load_data
 
 
 def evaluate_checkpoint(
-  config: Config, folder: Path, *, which: str = "student"
+  config: Config, folder: Path, *, which: str = "student", tasks: Sequence[str] = ()
 ) -> dict[str, float]:
   """Evaluates one model of a run on the test data.
 
@@ -27,14 +31,16 @@ def evaluate_checkpoint(
     config: the run's config.
     folder: of the run (or its checkpoints).
     which: "student" or "teacher": the architecture that the checkpoint holds.
+    tasks: files of multiple-choice tasks in BIG-bench's format, for models of text.
 
   Returns:
-    accuracy, nll, brier, ece and what else the evaluation gives.
+    accuracy, nll, brier, ece and what else the evaluation gives; `<task>/<metric>` for each task.
 
   Raises:
     KdjaxError: no checkpoint there, another architecture, or a mistake in the config.
   """
   check_config(config)
+  read = [read_task(path) for path in tasks]
   mesh = make_mesh(**config["mesh"])
   check_batch(config["eval"]["batch_size"], mesh, field="config.eval.batch_size")
   splits = load_data(config["data"])
@@ -54,4 +60,10 @@ def evaluate_checkpoint(
   batches = evaluation_passes(splits.whole.test, config["eval"]["batch_size"], mesh)()
   placed = (place(batch, batch_sharding(mesh)) for batch in batches)
   metrics = summarize(evaluate(weights, batch) for batch in placed)
-  return {name: value for name, value in metrics.items() if isinstance(value, float)}
+  results = {name: value for name, value in metrics.items() if isinstance(value, float)}
+  if read and model.decode is None:
+    raise KdjaxError("--task wants a causal language model; this one gives no next tokens")
+  for task in read:
+    score = functools.partial(continuation_log_probs, model, weights, splits.whole.tokenizer)
+    results |= {f"{task.name}/{name}": value for name, value in grade(task, score).items()}
+  return results
