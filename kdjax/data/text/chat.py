@@ -80,10 +80,6 @@ def _apply(
       " model, or write the chats out as text with spans"
     )
   try:
-    import jinja2  # noqa: F401
-  except ImportError:
-    raise KdjaxError("chat templates need the package jinja2; run `pip install jinja2`") from None
-  try:
     return tokenizer.apply_chat_template(list(messages), **options)
   except Exception as error:  # a template raises whatever it likes
     raise KdjaxError(

@@ -5,8 +5,6 @@ import json
 import numpy as np
 import pytest
 
-pytest.importorskip("jinja2")
-
 from kdjax.data import text
 from kdjax.errors import KdjaxError
 from tests.data.text.helpers import MARKED, bytes_tokenizer, smollm2
