@@ -13,7 +13,7 @@ LAYERS = [
   {"errors", "outputs", "paths", "resolve"},
   {"losses"},
   {"models", "objectives", "data", "evaluation"},
-  {"signals", "teachers"},
+  {"signals", "teachers", "generation"},
   {"programs"},
   {"train"},
   {"launch"},
