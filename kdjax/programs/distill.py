@@ -253,10 +253,8 @@ def check_pairing(student: Model, teacher: Teacher, objective: Objective) -> Non
 def output_shapes(student, teacher, objective, variables, teacher_state, batch):
   """What both sides will hand over, as shapes: (student outputs, teacher outputs)."""
   outputs, _ = jax.eval_shape(
-    lambda v, b, k: student.apply(
-      v._replace(frozen=student.frozen), b, taps=objective.taps.student, train=True, rng=k
-    ),
-    variables,
+    lambda v, b, k: student.apply(v, b, taps=objective.taps.student, train=True, rng=k),
+    variables._replace(frozen=student.frozen),
     batch,
     jax.random.key(0),
   )

@@ -14,14 +14,15 @@ import numpy as np
 
 from kdjax.errors import KdjaxError, within, writing
 from kdjax.evaluation.classification import finalize
-from kdjax.models.base import ModelVars
+from kdjax.models.base import Model, ModelVars
+from kdjax.programs.base import Program
 from kdjax.resolve import hint
 from kdjax.teachers import Teacher
 from kdjax.train import report
 from kdjax.train.build import build_model, build_program, is_text
 from kdjax.train.checkpoint import fingerprint, writable
 from kdjax.train.config import Config, check_config, identity, merge
-from kdjax.train.loop import compile_program
+from kdjax.train.loop import RunResult, compile_program
 from kdjax.train.mesh import check_batch, make_mesh, teacher_rules
 from kdjax.train.metrics import curves, read_metrics
 from kdjax.train.pretrained import build_teacher
@@ -64,16 +65,17 @@ def run_job(config: Config, workdir: Path, *, stop: Stop = lambda: False) -> dic
   for variant, folder in runs:
     row = names[variant]
     run_config = variant_of(config, variant)
-    result, _ = train(run_config, folder, teacher, name=row, stop=stop)
+    result, program = train(run_config, folder, teacher, name=row, stop=stop)
     folders[row] = folder
     own, told = split_metrics(result.evaluation)
     if before := at_start(folder):
       results[f"{row}_start"], _ = split_metrics(before)
     results[row] = own
     if is_text(data):
-      student = build_model(run_config["student"], data, "config.student")
-      weights = ModelVars(result.state.params, result.state.model_state, student.frozen)
-      writers[row] = (student, weights)
+      writers[row] = (
+        build_model(run_config["student"], data, "config.student"),
+        trained(result, program),
+      )
     if told:
       results["teacher"] = results.get("teacher", {}) | told
     for who, prefix in ((row, ""), ("teacher", "teacher/")):
@@ -88,11 +90,9 @@ def run_job(config: Config, workdir: Path, *, stop: Stop = lambda: False) -> dic
   for row in names["baseline"], names["method"]:
     order += [f"{row}_start", row]
   results = {row: results[row] for row in order if row in results}
-  if is_text(data) and isinstance(config["teacher"].get("model"), Mapping) and teacher is not None:
-    spec = config["teacher"]["model"]
-    if config["teacher"]["kind"] == "frozen" and config["teacher"]["count"] == 1:
-      told_by = build_model(spec, data, "config.teacher.model")
-      writers = {"teacher": (told_by, teacher.frozen)} | writers
+  if is_text(data) and teacher is not None and "model" in config["teacher"]:
+    told_by = writing_teacher(config, teacher, data)
+    writers = ({"teacher": told_by} if told_by else {}) | writers
   samples = write_samples(config, data.tokenizer, writers) if is_text(data) else {}
   info = {
     "params_sha256": fingerprint(result.state.params),
@@ -115,6 +115,21 @@ def run_job(config: Config, workdir: Path, *, stop: Stop = lambda: False) -> dic
         samples=samples,
       )
   return {"results": results, **info}
+
+
+def trained(result: RunResult, program: Program) -> ModelVars:
+  """The student's weights after a run: their moving average where there is one."""
+  state = result.state
+  params = state.ema if jax.tree.leaves(state.ema) else state.params
+  return ModelVars(params, state.model_state, program.frozen.student)
+
+
+def writing_teacher(config: Config, teacher: Teacher, data: Any) -> tuple[Model, ModelVars] | None:
+  """The teacher as a model and its weights, where it is a single live one."""
+  spec = config["teacher"]
+  if spec["kind"] != "frozen" or not isinstance(teacher.frozen, ModelVars):
+    return None
+  return build_model(spec["model"], data, "config.teacher.model"), teacher.frozen
 
 
 def at_start(folder: Path) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from kdjax.generation import generate_text
 from kdjax.models.base import Model, ModelVars
 from kdjax.train.config import Config
 
@@ -24,8 +25,6 @@ def write_samples(
   Returns:
     prompt to row to the continuation; {} without prompts, or for models that do not generate.
   """
-  from kdjax.generation import generate_text
-
   spec = config["samples"]
   prompts = list(spec["prompts"])
   samples: Samples = {prompt: {} for prompt in prompts}

@@ -1,0 +1,198 @@
+"""Jobs on text: a teacher and a student of it, the report, export, resumption, bad input."""
+
+import json
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import base
+from kdjax.errors import KdjaxError
+from kdjax.models.convert import open_checkpoint
+from kdjax.models.pretrained import pretrained
+from kdjax.train.evaluate import evaluate_checkpoint
+from kdjax.train.export import export_checkpoint
+from kdjax.train.job import dry_run, run_job
+from kdjax.train.loop import Interrupted
+from tests.data.text.helpers import bytes_tokenizer
+from tests.end_to_end.helpers import steps, tiny
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """A tokenizer and two files of text, which repeat one rule each."""
+  folder = tmp_path_factory.mktemp("text")
+  os.environ["KDJAX_CACHE"] = str(folder / "cache")
+  bytes_tokenizer().save_pretrained(folder / "tokenizer")
+  rng = np.random.default_rng(0)
+  for domain, word in (("counts", "one two three "), ("letters", "abcdefg ")):
+    lines = [
+      json.dumps({"text": word * int(n) + str(i)}) for i, n in enumerate(rng.integers(4, 9, 60))
+    ]
+    (folder / f"{domain}.jsonl").write_text("\n".join(lines))
+  yield folder
+  del os.environ["KDJAX_CACHE"]
+
+
+def config_of(folder, **changes):
+  config = base.get_config().to_dict()
+  config["data"] |= {
+    "name": "text",
+    "tokenizer": str(folder / "tokenizer"),
+    "sequence_length": 48,
+    "sources": {
+      name: {"kind": "jsonl", "path": str(folder / f"{name}.jsonl"), "field": "text"}
+      for name in ("counts", "letters")
+    },
+    "test_fraction": 0.2,
+  }
+  del config["data"]["path"]
+  config["mesh"]["data"] = 1
+  config["total_steps"], config["batch_size"] = 24, 8
+  config["student"] = {"name": "decoder", "width": 16, "depth": 1, "heads": 2}
+  config["teacher"]["model"] = {"name": "decoder", "width": 32, "depth": 2, "heads": 2}
+  config["teacher"]["train"] = {
+    "total_steps": 60,
+    "objective": {"name": "cross_entropy", "chunk_size": 16},
+  }
+  config["objective"] = {
+    "name": "hinton_kd",
+    "temperature": 1.0,
+    "kd_weight": 0.5,
+    "ce_weight": 0.5,
+    "chunk_size": 16,
+  }
+  config["optimizer"]["learning_rate"] = 1e-2
+  config["checkpoint"]["every"] = config["eval"]["every"] = 12
+  config["eval"] |= {"batch_size": 8, "best_metric": "nll", "higher_is_better": False}
+  config["samples"] = {"prompts": ["abc"], "max_new_tokens": 8}
+  for path, value in changes.items():
+    *parents, last = path.split("__")
+    section = config
+    for name in parents:
+      section = section[name]
+    section[last] = value
+  return config
+
+
+@pytest.fixture(scope="module")
+def finished(folder):
+  config = config_of(folder)
+  with jax.numpy_dtype_promotion("standard"):  # the module's fixture comes before each test's
+    return config, folder / "run", run_job(config, folder / "run")
+
+
+def test_the_report_has_perplexity_by_domain_and_what_was_written(finished):
+  _, workdir, report = finished
+  student, teacher = report["results"]["student_distilled"], report["results"]["teacher"]
+  assert teacher["perplexity"] < student["perplexity"] < 30 < 259
+  assert student["perplexity"] == pytest.approx(np.exp(student["nll"]), rel=1e-6)
+  assert min(student["perplexity/counts"], student["perplexity/letters"]) < student["perplexity"]
+  assert 0 < student["forward_kl"] < 3 and 0 <= student["agreement"] <= 1
+  written = json.loads((workdir / "report.json").read_text())
+  assert set(written["samples"]["abc"]) == {"teacher", "student_distilled"}
+  assert written["samples"]["abc"]["teacher"].startswith("defg")
+  page = (workdir / "report.html").read_text()
+  assert "Samples" in page and "defg" in page
+  rows = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
+  trained = [row for row in rows if row["split"] == "train"]
+  assert all(
+    row["tokens_per_second"] == pytest.approx(48 * row["examples_per_second"]) for row in trained
+  )
+
+
+def test_the_exported_student_is_the_student(finished):
+  config, workdir, report = finished
+  out = export_checkpoint(config, workdir, workdir.parent / "exported")
+  model = pretrained(path=str(out))
+  assert open_checkpoint(out).config["architectures"] == ["LlamaForCausalLM"]
+  again = config | {"student": {"name": "pretrained", "path": str(out)}, "total_steps": 1}
+  again["data"] = config["data"] | {"tokenizer": str(out)}  # its tokenizer went with it
+  again["optimizer"] = config["optimizer"] | {"learning_rate": 1e-12, "weight_decay": 0.0}
+  again["teacher"], again["objective"] = {}, config["teacher"]["train"]["objective"]
+  given = run_job(again, workdir.parent / "again")["results"]
+  wanted = report["results"]["student_distilled"]
+  for row in ("student_distilled_start", "student_distilled"):
+    assert given[row]["nll"] == pytest.approx(wanted["nll"], abs=1e-5)
+  assert model.num_classes == 259
+
+
+def test_a_checkpoint_is_evaluated_to_the_reports_figures(finished):
+  config, workdir, report = finished
+  metrics = evaluate_checkpoint(config, workdir)
+  for name in ("nll", "accuracy", "perplexity", "perplexity/letters"):
+    assert metrics[name] == pytest.approx(report["results"]["student_distilled"][name], abs=1e-4)
+
+
+def test_an_interrupted_run_ends_at_the_same_weights(finished, folder):
+  config, _, report = finished
+  config = config | {"teacher": config["teacher"] | {"checkpoint": str(folder / "run" / "teacher")}}
+  asked = iter([False] * 9 + [True] * 9)
+  with pytest.raises(Interrupted):
+    run_job(config, folder / "cut", stop=lambda: next(asked))
+  assert 0 < steps(folder / "cut")[-1] < 24
+  assert run_job(config, folder / "cut")["params_sha256"] == report["params_sha256"]
+
+
+def test_an_adapter_trains_and_is_merged_when_exported(finished, folder):
+  config, workdir, _ = finished
+  exported = export_checkpoint(config, workdir, folder / "exported_base")
+  own = config | {
+    "student": {"name": "pretrained", "path": str(exported), "adapter": {"rank": 2}},
+    "teacher": config["teacher"] | {"checkpoint": str(workdir / "teacher"), "dtype": "int8"},
+  }
+  results = run_job(own, folder / "adapted")["results"]
+  assert results["student_distilled"]["nll"] < results["student_distilled_start"]["nll"]
+  merged = pretrained(path=str(export_checkpoint(own, folder / "adapted", folder / "merged")))
+  before, after = pretrained(path=str(exported)).start().params, merged.start().params
+  moved = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), before, after)
+  assert moved["stack"]["blocks"]["mlp"]["up"]["kernel"] and not moved["embed"]["tokens"]
+
+
+@pytest.mark.parametrize(
+  ("changes", "told"),
+  [
+    (
+      {"data__sequence_length": 4096},
+      "4096 tokens is longer than.*max_positions = 2048",
+    ),
+    (
+      {"student__num_classes": 100},
+      "student.num_classes = 100.*tokens of config.data.tokenizer",
+    ),
+    ({"data__label_fraction": 0.5}, "text is its own label"),
+    ({"data__tokenizer": "/nowhere"}, "/nowhere does not exist"),
+    ({"student": {"name": "pretrained", "path": "/nowhere"}}, "config.student.*does not exist"),
+    ({"student": {"name": "vit"}}, "image"),
+    ({"eval__best_metric": "perplexit"}, "'perplexit' is not evaluated.*'perplexity'"),
+    ({"samples__max_new_tokens": 0}, "config.samples.max_new_tokens = 0 must be at least 1"),
+  ],
+)
+def test_mistakes_are_told_before_compute(folder, changes, told):
+  with pytest.raises(KdjaxError, match=told):
+    config = config_of(folder, **changes)
+    from kdjax.train.config import check_config
+
+    check_config(config)
+    dry_run(config)
+
+
+def test_a_batch_that_counts_nothing_gives_zero_and_no_nan():
+  from kdjax import objectives
+  from kdjax.outputs import Head, Outputs
+
+  both = Outputs(hidden=jnp.ones((2, 8, 4)), head=Head(jnp.ones((4, 9))))
+  batch = {"label": jnp.full((2, 8), -1), "mask": jnp.zeros((2, 8), bool)}
+
+  def loss(hidden):
+    objective = objectives.hinton_kd(chunk_size=3)
+    own = Outputs(hidden=hidden, head=both.head)
+    variables = objective.init(None, own, both, batch)
+    return objectives.total(objective.apply(variables, own, both, batch, step=0, rng=None))
+
+  value, gradient = jax.value_and_grad(loss)(both.hidden * jnp.nan)
+  assert value == 0
+  np.testing.assert_array_equal(gradient, 0)
+  assert tiny()["samples"]["prompts"] == ()
