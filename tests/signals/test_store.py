@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -209,3 +211,21 @@ def test_a_disk_that_cannot_be_written_to(source, tmp_path):
   (tmp_path / "file").write_text("")
   with pytest.raises(KdjaxError, match=r"cannot write .*file.*finished shards are kept"):
     CacheWriter(tmp_path / "file" / "cache", spec_of(source))
+
+
+def test_a_disk_that_fills_up_costs_no_finished_shard(tmp_path):
+  mounted = shutil.which("mount") and subprocess.run(
+    ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(tmp_path)], capture_output=True
+  )
+  if not mounted or mounted.returncode:
+    pytest.skip("this user may not mount a file system")
+  try:
+    rows = Tokens(rows=3000)
+    spec = spec_of(rows, rows_per_shard=1500)
+    writer = CacheWriter(tmp_path / "cache", spec)
+    writer.write(0, [record(rows.spans(0)[0])])
+    with pytest.raises(KdjaxError, match=r"cannot write .*00001.*No space left.*Free space"):
+      writer.write(1, records(writer, rows, 1))
+    assert CacheWriter(tmp_path / "cache", spec).missing() == [1]
+  finally:
+    subprocess.run(["umount", "-l", str(tmp_path)], check=True)
