@@ -114,7 +114,7 @@ def run_job(config: Config, workdir: Path, *, stop: Stop = lambda: False) -> dic
         info=info,
         samples=samples,
       )
-  return {"results": results, **info}
+  return {"results": results, **info} | ({"samples": samples} if samples else {})
 
 
 def trained(result: RunResult, program: Program) -> ModelVars:

@@ -1,0 +1,129 @@
+"""Sums in chunks: value, every gradient, weights, devices, memory."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from kdjax import losses
+from kdjax.objectives.chunks import chunked_sum, sum_chunks
+from kdjax.objectives.tokens import map_logits
+from kdjax.outputs import Head, Outputs
+from kdjax.train.mesh import make_mesh
+
+BATCH, TIME, WIDTH, VOCAB = 4, 7, 6, 11
+
+
+def draw(seed, *shape):
+  return jax.random.normal(jax.random.key(seed), shape)
+
+
+HIDDEN, KERNEL, SCALE = draw(0, BATCH, TIME, WIDTH), draw(1, WIDTH, VOCAB), draw(2, VOCAB)
+TOLD = draw(3, BATCH, TIME, VOCAB)
+WHERE = jax.random.bernoulli(jax.random.key(4), 0.7, (BATCH, TIME))
+WEIGHTS = jnp.where(WHERE, jax.random.uniform(jax.random.key(5), (BATCH, TIME)), 0.0)
+
+
+def values_of(hidden, told, where, kernel, scale):
+  """A loss with a head and parameters of its own, which the functions below close over."""
+  logits = jnp.matmul(hidden, kernel) * jnp.broadcast_to(scale, (*hidden.shape[:-1], VOCAB))
+  return losses.forward_kl(logits, told, where=where), {"sure": jax.nn.softmax(logits).max(-1)}
+
+
+def chunked(hidden, kernel, scale, told, weights, size):
+  total, metrics = chunked_sum(
+    lambda h, t, w: values_of(h, t, w, kernel, scale), hidden, told, WHERE, weights, size
+  )
+  return total, metrics["sure"]
+
+
+def plain(hidden, kernel, scale, told, weights):
+  values, metrics = values_of(hidden, told, WHERE, kernel, scale)
+  return (values * weights).sum(), (metrics["sure"] * weights).sum()
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 64])
+def test_value_and_every_gradient_are_those_of_the_plain_sum(size):
+  def of(fn, *more):
+    return jax.jit(
+      jax.value_and_grad(lambda *a: fn(*a, TOLD, WEIGHTS, *more), argnums=(0, 1, 2), has_aux=True)
+    )(HIDDEN, KERNEL, SCALE)
+
+  (value, sure), grad = of(chunked, size)
+  (wanted, wanted_sure), wanted_grad = of(plain)
+  np.testing.assert_allclose([value, sure], [wanted, wanted_sure], rtol=1e-5)
+  for given, own in zip(grad, wanted_grad, strict=True):
+    np.testing.assert_allclose(given, own, atol=2e-6)
+    assert np.abs(own).max() > 1e-2
+
+
+def test_neither_weights_nor_the_fixed_side_get_a_gradient():
+  told, weights = jax.grad(lambda t, w: chunked(HIDDEN, KERNEL, SCALE, t, w, 3)[0], argnums=(0, 1))(
+    TOLD, WEIGHTS
+  )
+  np.testing.assert_array_equal(told, 0)
+  np.testing.assert_array_equal(weights, 0)
+
+
+def test_a_gradient_may_be_scaled_and_mapped():
+  def loss(kernel, factor):
+    return factor * chunked(HIDDEN, kernel, SCALE, TOLD, WEIGHTS, 3)[0]
+
+  kernels = jnp.stack([KERNEL, 2 * KERNEL])
+  mapped = jax.vmap(jax.grad(loss), in_axes=(0, None))(kernels, 3.0)
+  for given, kernel in zip(mapped, kernels, strict=True):
+    wanted = 3 * jax.grad(lambda k: plain(HIDDEN, k, SCALE, TOLD, WEIGHTS)[0])(kernel)
+    np.testing.assert_allclose(given, wanted, atol=2e-5)
+
+
+def test_over_eight_devices_it_is_the_same():
+  mesh = make_mesh(data=4, fsdp=1, tensor=2)
+  rows = NamedSharding(mesh, PartitionSpec("data"))
+  hidden, told = jax.device_put((HIDDEN, TOLD), rows)
+  kernel = jax.device_put(KERNEL, NamedSharding(mesh, PartitionSpec(None, None)))
+  step = jax.jit(jax.grad(lambda h, k: chunked(h, k, SCALE, told, WEIGHTS, 3)[0], argnums=(0, 1)))
+  wanted = jax.grad(lambda h, k: plain(h, k, SCALE, TOLD, WEIGHTS)[0], argnums=(0, 1))(
+    HIDDEN, KERNEL
+  )
+  for given, own in zip(step(hidden, kernel), wanted, strict=True):
+    np.testing.assert_allclose(given, own, atol=2e-6)
+
+
+def test_what_is_masked_may_be_nan():
+  bad = jnp.where(WHERE[..., None], HIDDEN, jnp.nan)
+  grad = jax.grad(lambda h: chunked(h, KERNEL, SCALE, TOLD, WEIGHTS, 3)[0])(bad)
+  wanted = jax.grad(lambda h: plain(h, KERNEL, SCALE, TOLD, WEIGHTS)[0])(HIDDEN)
+  np.testing.assert_allclose(grad, wanted, atol=2e-6)
+
+
+def test_memory_does_not_grow_with_the_sequence():
+  def temporary(time):
+    hidden = jax.ShapeDtypeStruct((1, time, 8), jnp.float32)
+    kernel = jax.ShapeDtypeStruct((8, 4096), jnp.float32)
+
+    def loss(hidden, kernel):
+      both = Outputs(hidden=hidden, head=Head(kernel))
+      batch = {"mask": jnp.ones((1, time), bool)}
+      term, _ = map_logits(losses.forward_kl, both, both, batch, chunk_size=16)
+      return term.values
+
+    program = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(hidden, kernel).compile()
+    return program.memory_analysis().temp_size_in_bytes
+
+  assert temporary(512) < 1.1 * temporary(64)
+
+
+def test_sums_of_chunks_count_no_padding():
+  values = jnp.arange(14.0).reshape(2, 7)
+  total = sum_chunks(lambda x: {"sum": x.sum()}, values, (2, 7), 3)
+  assert total["sum"] == 91
+
+
+def test_weights_of_positions_weigh_the_mean():
+  student, teacher = Outputs(logits=TOLD * 2), Outputs(logits=TOLD)
+  batch = {"mask": WHERE, "weight": WEIGHTS + 1}
+  term, _ = map_logits(losses.forward_kl, student, teacher, batch)
+  wanted = np.average(losses.forward_kl(TOLD * 2, TOLD), weights=np.where(WHERE, WEIGHTS + 1, 0))
+  given = (term.values * term.where).sum() / term.where.sum()
+  np.testing.assert_allclose(given, wanted, rtol=1e-5)
