@@ -20,9 +20,12 @@ from launch import options
 
 
 def run(
-  job: Callable[[dict[str, Any], Callable[[], bool]], None], *, required: Sequence[str]
+  job: Callable[[dict[str, Any] | None, Callable[[], bool]], None],
+  *,
+  required: Sequence[str],
+  needs_config: bool = True,
 ) -> None:
-  """Runs `job(config, stop)` under absl.
+  """Runs `job(config, stop)` under absl; the config is None where none is needed and none given.
 
   A user's mistake ends with one message and status 2; a signal saves and ends with status 0.
   """
@@ -36,7 +39,8 @@ def run(
       join_processes()
       try:
         with stop_signals() as stop:
-          job(options.CONFIG.value.to_dict(), stop)
+          config = options.CONFIG.value
+          job(None if config is None else config.to_dict(), stop)
       except Interrupted as stopped:
         print(stopped, file=sys.stderr)
 
@@ -44,7 +48,7 @@ def run(
     with _one_message():
       return options.parse(argv)
 
-  flags.mark_flags_as_required(["config", *required])
+  flags.mark_flags_as_required(["config", *required] if needs_config else required)
   jax.config.config_with_absl()
   app.run(main, flags_parser=parse)
 

@@ -10,10 +10,12 @@ import pytest
 
 from configs import base
 from kdjax.errors import KdjaxError
+from kdjax.generation import GREEDY
 from kdjax.models.convert import open_checkpoint
 from kdjax.models.pretrained import pretrained
 from kdjax.train.evaluate import evaluate_checkpoint
 from kdjax.train.export import export_checkpoint
+from kdjax.train.generate import write
 from kdjax.train.job import dry_run, run_job
 from kdjax.train.loop import Interrupted
 from tests.data.text.helpers import bytes_tokenizer
@@ -124,6 +126,16 @@ def test_a_checkpoint_is_evaluated_to_the_reports_figures(finished):
   metrics = evaluate_checkpoint(config, workdir)
   for name in ("nll", "accuracy", "perplexity", "perplexity/letters"):
     assert metrics[name] == pytest.approx(report["results"]["student_distilled"][name], abs=1e-4)
+
+
+def test_a_runs_student_writes_what_the_report_shows(finished):
+  config, workdir, _ = finished
+  out = write(str(workdir), ["abc"], config=config, max_new_tokens=8, sampling=GREEDY)
+  shown = json.loads((workdir / "report.json").read_text())["samples"]["abc"]
+  assert out.texts == [shown["student_distilled"]] and len(out.texts[0]) == 8
+  pictures = config | {"data": base.get_config().to_dict()["data"]}
+  with pytest.raises(KdjaxError, match="has no tokenizer"):
+    write(str(workdir), ["abc"], config=pictures, max_new_tokens=8, sampling=GREEDY)
 
 
 def test_an_interrupted_run_ends_at_the_same_weights(finished, folder):

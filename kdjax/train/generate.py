@@ -1,0 +1,110 @@
+"""What a checkpoint's model writes, and how fast."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from kdjax.data.tokenizers import load_tokenizer
+from kdjax.errors import KdjaxError
+from kdjax.generation import Generator, Sampling
+from kdjax.generation.text import encode, end_ids, texts
+from kdjax.models.base import Model, ModelVars
+from kdjax.models.convert import open_checkpoint
+from kdjax.models.pretrained import pretrained
+from kdjax.train.build import build_model, is_text
+from kdjax.train.config import Config, check_config
+from kdjax.train.mesh import TEACHER_RULES, make_mesh
+from kdjax.train.pretrained import load_model
+from kdjax.train.streams import load_data
+
+
+class Written(NamedTuple):
+  """Continuations of prompts.
+
+  Attributes:
+    texts: one for each prompt.
+    tokens: how many were generated, all prompts together.
+    seconds: that this took, prompts read and all; nothing is compiled in this time.
+  """
+
+  texts: list[str]
+  tokens: int
+  seconds: float
+
+
+class Writer(NamedTuple):
+  """A model that can write: with weights, a tokenizer, and the tokens that end a text."""
+
+  model: Model
+  variables: ModelVars
+  tokenizer: Any
+  eos_ids: tuple[int, ...]
+
+
+def write(
+  checkpoint: str,
+  prompts: Sequence[str],
+  *,
+  config: Config | None = None,
+  max_new_tokens: int,
+  sampling: Sampling,
+  seed: int = 0,
+  chat: bool = False,
+) -> Written:
+  """Continues prompts with the model of a checkpoint.
+
+  Args:
+    checkpoint: a Hugging Face folder, a GGUF file or package:NAME; with a config, the folder of its
+      run.
+    prompts: all are continued together.
+    config: of the run, whose student writes; None for a checkpoint of another library.
+    max_new_tokens: at most so many for each.
+    sampling: how tokens are drawn.
+    seed: of all draws.
+    chat: the prompts are users' messages.
+
+  Raises:
+    KdjaxError: no checkpoint or tokenizer there, a model that does not generate, an option out of
+      its range.
+  """
+  writer = _open(checkpoint) if config is None else _open_run(config, Path(checkpoint))
+  run = Generator(writer.model).compiled(
+    writer.variables,
+    encode(writer.tokenizer, prompts, chat=chat),
+    max_new_tokens=max_new_tokens,
+    sampling=sampling,
+    seed=seed,
+    eos_ids=writer.eos_ids,
+  )
+  start = time.perf_counter()
+  generation = jax.block_until_ready(run())
+  seconds = time.perf_counter() - start
+  return Written(texts(writer.tokenizer, generation), int(generation.lengths.sum()), seconds)
+
+
+def _open(path: str) -> Writer:
+  model, tokenizer = pretrained(path=path), load_tokenizer(path)
+  # A chat model may end its turn with another token than the one that ends a text.
+  more = open_checkpoint(path).config.get("eos_token_id")
+  more = more if isinstance(more, list) else [more]
+  ends = {*end_ids(tokenizer), *(token for token in more if token is not None)}
+  return Writer(model, model.start(), tokenizer, tuple(sorted(ends)))
+
+
+def _open_run(config: Config, folder: Path) -> Writer:
+  check_config(config)
+  data = load_data(config["data"]).whole
+  if not is_text(data):
+    raise KdjaxError(
+      f"config.data.name = {config['data']['name']!r} has no tokenizer: its models write no text"
+    )
+  model = build_model(config["student"], data, "config.student")
+  weights = load_model(folder, model, make_mesh(**config["mesh"]), TEACHER_RULES)
+  if model.merged is not None:  # adapters: the weights beneath them are not in the checkpoint
+    weights = weights._replace(frozen=model.start().frozen)
+  return Writer(model, weights, data.tokenizer, end_ids(data.tokenizer))
