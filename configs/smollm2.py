@@ -30,8 +30,8 @@ def get_config(variant: str = "small") -> ml_collections.ConfigDict:
       "name": "text",
       "tokenizer": MODEL,
       "sequence_length": 256,
-      "max_documents": 600,
-      "test_fraction": 0.02,
+      "max_documents": 300,
+      "test_fraction": 0.01,
     }
   )
   config.student = {"name": "pretrained", "path": MODEL, "layers": 6}
@@ -41,7 +41,7 @@ def get_config(variant: str = "small") -> ml_collections.ConfigDict:
   config.optimizer.warmup_steps = 6
   config.optimizer.weight_decay = 0.01
   config.eval = {
-    "every": 30,
+    "every": 60,
     "batch_size": 8,
     "log_every": 5,
     "best_metric": "nll",

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from kdjax.evaluation.classification import Pair, classification
+from kdjax.losses.entropy import cross_entropy
 
 
 def next_token(
@@ -33,7 +34,9 @@ def next_token(
   metrics = classification(logits, labels, where)
   metrics["perplexity"] = metrics["nll"]
   if domain is not None:
+    where = where & (labels >= 0)
+    nll = cross_entropy(logits, jnp.where(where, labels, 0), where=where)
     for index, name in enumerate(domains):
-      own = classification(logits, labels, where & (domain == jnp.int32(index)))
-      metrics[f"perplexity/{name}"] = own["nll"]
+      own = where & (domain == jnp.int32(index))
+      metrics[f"perplexity/{name}"] = (jnp.where(own, nll, 0.0).sum(), own.sum(dtype=jnp.float32))
   return metrics
