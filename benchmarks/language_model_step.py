@@ -128,9 +128,8 @@ def main() -> None:
       if done.returncode:
         sys.exit(f"{side} failed:\n{done.stderr[-2000:]}")
       found[side].append(json.loads(done.stdout.splitlines()[-1]))
-  print(
-    f"{arguments.rows} x {arguments.tokens} tokens, {arguments.rounds} rounds of {arguments.steps} steps"
-  )
+  size = f"{arguments.rows} x {arguments.tokens} tokens"
+  print(f"{size}, {arguments.rounds} rounds of {arguments.steps} steps")
   for name, unit in (("seconds", "s"), ("peak_gb", "GB")):
     ours, theirs = (statistics.median(r[name] for r in found[side]) for side in found)
     print(
