@@ -60,7 +60,7 @@ def listing(folder):
 CONFIG_MISTAKES = {
   "student name": (
     {"student.name": "mpl"},
-    ["config.student.name = 'mpl'", "did you mean 'mlp'?", "exists: decoder, mlp, pretrained, resnet"],
+    ["config.student.name = 'mpl'", "did you mean 'mlp'?", "exists: decoder, mlp, pretrained"],
   ),
   "teacher name": ({"teacher.model.name": "vti"}, ["config.teacher.model.name", "'vit'?"]),
   "teacher kind": ({"teacher.kind": "frosen"}, ["config.teacher.kind", "'frozen'?"]),
