@@ -90,17 +90,19 @@ def test_log_probs_are_the_models_and_those_of_the_draw():
       sampling=sampling,
     )  # fmt: skip
 
+  @jax.jit
+  def wanted(logits, tokens):
+    return log_prob_of(logits, tokens), log_prob_of(filtered(logits, sampling), tokens)
+
   out = run(variables)
   for row, length in enumerate(LENGTHS):
     written = np.asarray(out.tokens[row])
     _, logits = plainly(
       model, variables, prompts[row, :length], 6, lambda _, step, w=written: w[step]
     )
-    logits, written = jnp.asarray(logits), jnp.asarray(written)
-    np.testing.assert_allclose(out.log_probs[row], log_prob_of(logits, written), atol=2e-5)
-    np.testing.assert_allclose(
-      out.sample_log_probs[row], log_prob_of(filtered(logits, sampling), written), atol=5e-5
-    )
+    model_says, drawn_from = wanted(logits, written)
+    np.testing.assert_allclose(out.log_probs[row], model_says, atol=2e-5)
+    np.testing.assert_allclose(out.sample_log_probs[row], drawn_from, atol=5e-5)
   assert (np.asarray(out.sample_log_probs) > np.asarray(out.log_probs)).mean() > 0.9
 
 
@@ -130,10 +132,15 @@ def test_a_row_depends_on_its_number_and_on_no_other_row():
 def test_sequences_end_at_end_tokens_and_at_stop_sequences():
   model, variables = tiny()
   prompts, count = ragged(SPEC.vocab), 10
-  run = functools.partial(
-    generate, model, variables, prompts, LENGTHS, rng=jax.random.key(5), max_new_tokens=count,
-    pad_id=49,
-  )  # fmt: skip
+
+  def run(**options):
+    return jax.jit(
+      lambda v: generate(
+        model, v, prompts, LENGTHS, rng=jax.random.key(5), max_new_tokens=count, pad_id=49,
+        **options,
+      )
+    )(variables)  # fmt: skip
+
   free = np.asarray(run().tokens)
   eos, stop = int(free[0, 3]), tuple(free[1, 4:6].tolist())
   out = run(eos_ids=(eos,), stops=(stop, (1, 2, 3) * 9))
@@ -164,31 +171,48 @@ def test_it_stops_when_all_have_ended():
     return decoding._replace(extend=extend)
 
   prompts = ragged(SPEC.vocab)
-  run = functools.partial(
-    generate, model._replace(decode=counted), variables, prompts, LENGTHS, rng=jax.random.key(5),
-    max_new_tokens=20,
-  )  # fmt: skip
-  out = run(eos_ids=tuple(range(0, 50, 3)))
+
+  @jax.jit
+  def run(variables):
+    return generate(
+      model._replace(decode=counted), variables, prompts, LENGTHS, rng=jax.random.key(5),
+      max_new_tokens=20, eos_ids=tuple(range(0, 50, 3)),
+    )  # fmt: skip
+
+  out = run(variables)
   jax.effects_barrier()
   assert out.finished.all() and len(steps) == int(out.lengths.max()) - 1 < 19
 
 
-def test_inside_a_step_with_a_gradient_and_under_vmap():
+def test_inside_a_step_with_a_gradient():
   model, variables = tiny()
   prompts = ragged(SPEC.vocab)
 
-  def loss(variables, prompts):
-    out = generate(model, variables, prompts, LENGTHS, rng=jax.random.key(1), max_new_tokens=4)
-    logits = model.apply(variables, {"tokens": out.tokens})[0].logits
-    return jnp.square(logits).mean() + out.log_probs.sum(), out.tokens
+  def size(variables, tokens):
+    return jnp.square(model.apply(variables, {"tokens": tokens})[0].logits).mean()
 
-  (_, tokens), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables, prompts)
-  given = jax.grad(lambda v: jnp.square(model.apply(v, {"tokens": tokens})[0].logits).mean())(
-    variables
+  def loss(variables, key):
+    out = generate(model, variables, prompts, LENGTHS, rng=key, max_new_tokens=4)
+    # The log-probabilities are numbers like the tokens: no gradient passes through them.
+    return size(variables, out.tokens) + out.log_probs.sum(), out.tokens
+
+  (_, tokens), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(
+    variables, jax.random.key(1)
   )
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), gradient, given)
-  both = jax.vmap(lambda p: loss(variables, p)[1])(jnp.stack([prompts, prompts[::-1]]))
-  np.testing.assert_array_equal(both[0], tokens)
+  wanted = jax.jit(jax.grad(size))(variables, tokens)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), gradient, wanted)
+
+
+def test_under_vmap_it_is_the_same():
+  model, variables = tiny()
+  prompts = ragged(SPEC.vocab)
+  keys = jax.random.split(jax.random.key(1))
+
+  def run(key):
+    return generate(model, variables, prompts, LENGTHS, rng=key, max_new_tokens=4).tokens
+
+  given = jax.jit(jax.vmap(run))(keys)
+  np.testing.assert_array_equal(given, jnp.stack([jax.jit(run)(key) for key in keys]))
 
 
 def test_on_eight_devices_it_is_the_same():
@@ -231,7 +255,12 @@ def test_padding_to_a_bucket_changes_nothing():
   prompts = ragged(SPEC.vocab)
   rows = [row[:n].tolist() for row, n in zip(prompts, LENGTHS, strict=True)]
   given = Generator(model)(variables, rows, max_new_tokens=6, seed=4)
-  wanted = generate(model, variables, prompts, LENGTHS, rng=jax.random.key(4), max_new_tokens=6)
+
+  @jax.jit
+  def run(variables):
+    return generate(model, variables, prompts, LENGTHS, rng=jax.random.key(4), max_new_tokens=6)
+
+  wanted = run(variables)
   np.testing.assert_array_equal(given.tokens, wanted.tokens)
 
 

@@ -9,14 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.data.tokenizers import load_tokenizer
 from kdjax.errors import KdjaxError
 from kdjax.generation import GREEDY, Generation, Generator, Sampling, generate_text
 from kdjax.generation.text import encode, texts
 from kdjax.models.convert import config_of, tensors_of, write_checkpoint
 from kdjax.models.pretrained import decoder, pretrained
 from kdjax.train.generate import write
-from tests.data.text.helpers import bytes_tokenizer
+from tests.data.text.helpers import bytes_tokenizer, smollm2
 from tests.models.convert.folders import FOLDER, opened
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +29,7 @@ def test_smollm2_continues_its_prompts_as_transformers_does():
   prompts = [stored[f"{name}_ids"].reshape(-1).tolist() for name in names]
   model = pretrained(path=SMOLLM2)
   out = Generator(model)(model.start(), prompts, max_new_tokens=32, sampling=GREEDY)
-  tokenizer = load_tokenizer(SMOLLM2)
+  tokenizer = smollm2()
   written = texts(tokenizer, out)
   for row, name in enumerate(names):
     np.testing.assert_array_equal(out.tokens[row], stored[f"{name}_greedy"].reshape(-1)[-32:])
@@ -38,21 +37,20 @@ def test_smollm2_continues_its_prompts_as_transformers_does():
 
 
 def test_chat_is_put_into_the_template():
-  tokenizer = load_tokenizer(SMOLLM2)
+  tokenizer = smollm2()
   (ids,) = encode(tokenizer, ["Hi"], chat=True)
   written = tokenizer.decode(ids)
   assert "<|im_start|>user\nHi<|im_end|>" in written
   assert written.endswith("<|im_start|>assistant\n") and written.count("system") == 1
   assert tokenizer.decode(encode(tokenizer, ["Hi"])[0]) == "Hi"
-  tokenizer.chat_template = None
   with pytest.raises(KdjaxError, match="no chat template"):
-    encode(tokenizer, ["Hi"], chat=True)
+    encode(bytes_tokenizer(chat_template=None), ["Hi"], chat=True)
   with pytest.raises(KdjaxError, match="wanted a list of texts"):
     encode(tokenizer, "Hi")
 
 
 def test_texts_end_before_a_stop_and_show_no_special_tokens():
-  tokenizer = load_tokenizer(SMOLLM2)
+  tokenizer = smollm2()
   ids = tokenizer("One. Two. Three.<|im_end|>")["input_ids"]
   tokens = jnp.asarray([ids + [0] * 3, ids[:5] + [0] * (len(ids) - 2)], jnp.int32)
   nothing = jnp.zeros(tokens.shape)
@@ -127,16 +125,10 @@ def test_a_checkpoint_may_name_more_end_tokens_than_its_tokenizer(folder):
   assert out.texts == ["!"] * 3 and out.tokens == 6 and out.seconds > 0
 
 
-@pytest.mark.parametrize(
-  ("flags", "told"),
-  [
-    (["--checkpoint=nowhere", "--prompt=a"], "nowhere does not exist"),
-    (["--checkpoint=nowhere"], "--prompt"),
-  ],
-)
-def test_the_command_line_tells_mistakes_in_one_line(flags, told):
-  done = run(*flags)
-  assert done.returncode == 2 and told in done.stderr and len(done.stderr.splitlines()) == 1
+def test_the_command_line_tells_mistakes_in_one_line():
+  done = run("--checkpoint=nowhere", "--prompt=a")
+  assert done.returncode == 2 and done.stderr.startswith("error: nowhere does not exist")
+  assert len(done.stderr.splitlines()) == 1
 
 
 def test_options_out_of_range_are_told(folder):
