@@ -143,12 +143,14 @@ def test_sequences_end_at_end_tokens_and_at_stop_sequences():
 
   free = np.asarray(run().tokens)
   eos, stop = int(free[0, 3]), tuple(free[1, 4:6].tolist())
-  out = run(eos_ids=(eos,), stops=(stop, (1, 2, 3) * 9))
+  # What is not written yet is padding, and no part of a stop sequence.
+  stops = (stop, (int(free[2, 0]), 49), (1, 2, 3) * 9)
+  out = run(eos_ids=(eos,), stops=stops)
   ended = 0
   for row in range(len(LENGTHS)):
     text = free[row].tolist()
     ends = [i + 1 for i, token in enumerate(text) if token == eos]
-    ends += [i + 2 for i in range(count - 1) if tuple(text[i : i + 2]) == stop]
+    ends += [i + 2 for i in range(count - 1) if tuple(text[i : i + 2]) in stops]
     length = min(ends, default=count)
     assert out.lengths[row] == length and out.finished[row] == bool(ends)
     assert out.tokens[row].tolist() == text[:length] + [49] * (count - length)
