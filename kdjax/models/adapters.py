@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,6 @@ from kdjax.models.expressions import (
   is_expression,
   quantize,
   resolve,
-  sizes,
 )
 
 PyTree = Any
@@ -63,16 +63,17 @@ def low_rank(
 
   def adapters(rng: jax.Array, base: PyTree) -> PyTree:
     out = {}
-    for index, (path, (leaf, inputs, layered)) in enumerate(kernels.items()):
-      layer, size_in, size_out = sizes(leaf.shape, inputs=inputs, layered=layered)
+    for index, (path, (shape, inputs)) in enumerate(kernels.items()):
+      depth, ins, outs = shape[0], shape[1 : 1 + inputs], shape[1 + inputs :]
+      size_in, size_out = math.prod(ins), math.prod(outs)
       key = jax.random.fold_in(rng, index)
       out[path] = {
-        "down": jax.random.normal(key, (*layer, size_in, rank)) / jnp.sqrt(float(size_in)),
-        "up": jnp.zeros((*layer, rank, size_out)),
+        "down": jax.random.normal(key, (depth, size_in, rank)) / jnp.sqrt(float(size_in)),
+        "up": jnp.zeros((depth, rank, size_out)),
       }
       if dora:
         weight = _at(base, path)
-        out[path]["magnitude"] = column_norm(weight.reshape(*layer, size_in, size_out))
+        out[path]["magnitude"] = column_norm(weight.reshape(depth, size_in, size_out))
     return out
 
   def combined(params: PyTree, frozen: PyTree) -> PyTree:
@@ -80,8 +81,7 @@ def low_rank(
       own = params.get(jax.tree_util.keystr(path, simple=True, separator="/"))
       if own is None:
         return jax.lax.stop_gradient(leaf)
-      layered = kernels[jax.tree_util.keystr(path, simple=True, separator="/")][2]
-      return LowRank(leaf, own["down"], own["up"], own.get("magnitude"), alpha / rank, layered)
+      return LowRank(leaf, own["down"], own["up"], own.get("magnitude"), alpha / rank)
 
     return jax.tree_util.tree_map_with_path(one, frozen)
 
@@ -124,7 +124,7 @@ def low_rank(
 
 def merge_adapters(variables: ModelVars) -> ModelVars:
   """Ordinary weights in place of expressions."""
-  return variables._replace(params=resolve(variables.params, inside_layer=True), frozen=())
+  return variables._replace(params=resolve(variables.params), frozen=())
 
 
 def quantize_params(params: PyTree) -> PyTree:
@@ -133,10 +133,7 @@ def quantize_params(params: PyTree) -> PyTree:
 
   def one(path, leaf):
     name = jax.tree_util.keystr(path, simple=True, separator="/")
-    if name not in kernels:
-      return leaf
-    _, inputs, layered = kernels[name]
-    return quantize(leaf, inputs=inputs, layered=layered)
+    return quantize(leaf, inputs=kernels[name][1]) if name in kernels else leaf
 
   return jax.tree_util.tree_map_with_path(one, params)
 
@@ -145,19 +142,19 @@ def quantized_axes(axes: PyTree, params: PyTree) -> PyTree:
   """The axis names of `quantize_params`' result, from those of what it rounded."""
 
   def one(leaf, names):
-    return Quantized(names, names, leaf.layered) if isinstance(leaf, Quantized) else names
+    return Quantized(names, names) if isinstance(leaf, Quantized) else names
 
   return jax.tree.map(one, params, axes, is_leaf=is_expression)
 
 
-def _kernels(params: PyTree, targets: Sequence[str]) -> Mapping[str, tuple[Any, int, bool]]:
-  """Path to (array, number of input axes, whether layered) of each target's kernel."""
+def _kernels(params: PyTree, targets: Sequence[str]) -> Mapping[str, tuple[tuple[int, ...], int]]:
+  """Path to (shape, number of input axes) of each target's kernel, stacked over layers."""
   found = {}
   for path, leaf in jax.tree_util.tree_leaves_with_path(params):
     name = jax.tree_util.keystr(path, simple=True, separator="/")
     parts = name.split("/")
     if len(parts) > 2 and parts[-1] == "kernel" and parts[-2] in targets and "blocks" in parts:
-      found[name] = (leaf, LINEAR[parts[-2]], True)
+      found[name] = (leaf.shape, LINEAR[parts[-2]])
   if not found:
     raise KdjaxError(
       f"the model has none of the layers {', '.join(targets)} in blocks; adapters and int8 are for"

@@ -11,7 +11,6 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from kdjax.errors import KdjaxError
-from kdjax.models.expressions import resolve
 from kdjax.outputs import Outputs
 
 PyTree = Any
@@ -116,7 +115,7 @@ def functional(
     return ModelVars(nnx.to_pure_dict(params), nnx.to_pure_dict(state))
 
   def merge(variables: ModelVars) -> nnx.Module:
-    return nnx.merge(graphdef, resolve(variables.params, inside_layer=False), variables.state)
+    return nnx.merge(graphdef, variables.params, variables.state)
 
   def segment(variables, given, hidden: jax.Array, start: int, stop: int) -> jax.Array:
     return merge(jax.lax.stop_gradient(variables)).segment(hidden, start, stop, *given)

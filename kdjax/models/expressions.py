@@ -1,13 +1,13 @@
 """Weights that are kept in another form than the one they are used in.
 
-A leaf of a model's parameters may be an expression. It becomes an array where the weight is used:
-that of a layer inside the scan over layers, so that one layer's array exists at a time.
+A leaf of a layer's parameters may be an expression. It becomes an array inside the scan over
+layers, so that one layer's array exists at a time. As parameters are stacked, all arrays of an
+expression have a first axis for the layers, which is gone where one layer is computed.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 import jax
@@ -25,12 +25,10 @@ class Quantized:
   Attributes:
     values: int8, in the weight's shape.
     scale: float32, the weight's shape with 1 for each axis that the layer sums over.
-    layered: whether the first axis is that of the layers.
   """
 
   values: Int8[Array, "*weight"]
   scale: Float[Array, "*outputs"]
-  layered: bool = dataclasses.field(metadata={"static": True})
 
   def dense(self) -> Float[Array, "*weight"]:
     return self.values.astype(jnp.float32) * self.scale
@@ -42,12 +40,11 @@ class LowRank:
   """A frozen weight with a trained change of low rank: base + scale * down @ up.
 
   Attributes:
-    base: [*inputs, *outputs]; with a first axis for layers where `layered`. No gradient flows here.
+    base: [*inputs, *outputs]; no gradient flows here.
     down: [inputs, rank], the input axes as one.
     up: [rank, outputs], the output axes as one.
     magnitude: DoRA's length of each output's column, [outputs]; None for LoRA.
     scale: multiplies the change.
-    layered: whether all arrays have a first axis for the layers.
 
   Reference:
     Hu et al., "LoRA", ICLR 2022, https://arxiv.org/abs/2106.09685. Liu et al., "DoRA", ICML 2024,
@@ -59,7 +56,6 @@ class LowRank:
   up: Float[Array, "*layer rank outputs"]
   magnitude: Float[Array, "*layer outputs"] | None
   scale: float = dataclasses.field(metadata={"static": True})
-  layered: bool = dataclasses.field(metadata={"static": True})
 
   def dense(self) -> Float[Array, "*weight"]:
     base = self.base.dense() if isinstance(self.base, Quantized) else self.base
@@ -82,43 +78,25 @@ def is_expression(leaf: Any) -> bool:
   return isinstance(leaf, Quantized | LowRank)
 
 
-def resolve(tree: PyTree, *, inside_layer: bool) -> PyTree:
-  """The tree with its expressions computed: all of them inside a layer, else those outside one."""
-
-  def one(leaf):
-    if not is_expression(leaf) or (leaf.layered and not inside_layer):
-      return leaf
-    return leaf.dense()
-
-  return jax.tree.map(one, tree, is_leaf=is_expression)
+def resolve(tree: PyTree) -> PyTree:
+  """The tree with every expression computed."""
+  return jax.tree.map(
+    lambda leaf: leaf.dense() if is_expression(leaf) else leaf, tree, is_leaf=is_expression
+  )
 
 
-def quantize(weight: Float[Array, "*weight"], *, inputs: int, layered: bool) -> Quantized:
-  """Rounds a weight to int8, symmetric about 0, with one scale for each output.
+def quantize(weight: Float[Array, "layer *weight"], *, inputs: int) -> Quantized:
+  """Rounds stacked weights to int8, symmetric about 0, with one scale for each output.
 
   Args:
-    weight: [*inputs, *outputs]; with a first axis for layers where `layered`.
+    weight: [layer, *inputs, *outputs].
     inputs: number of input axes.
-    layered: see `Quantized`.
 
   Returns:
     The expression; an entry is off by at most half a step, 1/254 of its output's largest entry.
   """
-  first = int(layered)
-  axes = tuple(range(first, first + inputs))
+  axes = tuple(range(1, 1 + inputs))
   largest = jnp.abs(weight.astype(jnp.float32)).max(axes, keepdims=True)
   scale = jnp.where(largest > 0, largest, 1.0) / 127.0
   values = jnp.round(weight.astype(jnp.float32) / scale).astype(jnp.int8)
-  return Quantized(values, scale, layered)
-
-
-def sizes(
-  shape: tuple[int, ...], *, inputs: int, layered: bool
-) -> tuple[tuple[int, ...], int, int]:
-  """(layer axis or none, size of the inputs, size of the outputs) of a weight's shape."""
-  first = int(layered)
-  return (
-    shape[:first],
-    math.prod(shape[first : first + inputs]),
-    math.prod(shape[first + inputs :]),
-  )
+  return Quantized(values, scale)

@@ -111,7 +111,7 @@ def scan_layers(
 
   def body(carry, layer):
     params, state, x = layer
-    module = nnx.merge(graphdef, resolve(params, inside_layer=True), state)
+    module = nnx.merge(graphdef, resolve(params), state)
     carry, collected = call(module, carry, x)
     return carry, (collected, nnx.split(module, nnx.Param, ...)[2])
 

@@ -38,10 +38,10 @@ def test_an_adapter_begins_as_its_model_and_merges_into_one(dora):
 
 def test_the_merged_weight_is_base_plus_the_scaled_product():
   down, up = jnp.array([[1.0], [2.0]]), jnp.array([[3.0, 0.0]])
-  change = LowRank(jnp.eye(2), down, up, None, scale=0.5, layered=False)
+  change = LowRank(jnp.eye(2), down, up, None, scale=0.5)
   # 0.5 * [[1], [2]] @ [[3, 0]] = [[1.5, 0], [3, 0]]
   np.testing.assert_allclose(change.dense(), [[2.5, 0.0], [3.0, 1.0]])
-  lengths = LowRank(jnp.eye(2), down, up, jnp.array([2.0, 2.0]), scale=0.5, layered=False)
+  lengths = LowRank(jnp.eye(2), down, up, jnp.array([2.0, 2.0]), scale=0.5)
   np.testing.assert_allclose(jnp.linalg.norm(lengths.dense(), axis=0), [2.0, 2.0], rtol=1e-6)
 
 
@@ -76,12 +76,12 @@ def test_the_gradient_agrees_with_finite_differences():
 
 def test_int8_is_off_by_at_most_half_a_step():
   weight = jax.random.normal(jax.random.key(0), (3, 8, 2, 5))
-  rounded = quantize(weight, inputs=1, layered=True)
+  rounded = quantize(weight, inputs=1)
   assert rounded.values.dtype == jnp.int8 and rounded.scale.shape == (3, 1, 2, 5)
   largest = np.abs(weight).max(1, keepdims=True)
   assert (np.abs(rounded.dense() - weight) <= largest / 254 * 1.001).all()
   np.testing.assert_allclose(np.abs(rounded.dense()).max(1, keepdims=True), largest, rtol=1e-6)
-  zeros = quantize(jnp.zeros((2, 2)), inputs=1, layered=False)
+  zeros = quantize(jnp.zeros((1, 2, 2)), inputs=1)
   np.testing.assert_array_equal(zeros.dense(), 0)
 
 

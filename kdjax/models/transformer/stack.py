@@ -155,7 +155,7 @@ class Stack(nnx.Module):
 
     def layer(i: int) -> Block:
       own, others = jax.tree.map(lambda a: a[i], (params, state))
-      return nnx.merge(graphdef, resolve(own, inside_layer=True), others)
+      return nnx.merge(graphdef, resolve(own), others)
 
     return [layer(i) for i in range(self.spec.depth)]
 
