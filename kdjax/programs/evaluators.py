@@ -49,6 +49,8 @@ def language(domains: Sequence[str] = ()) -> Evaluator:
     domains: what the values of `batch["domain"]` are called; none or one leaves domains out.
   """
 
+  names = tuple(domains) if len(domains) > 1 else ()
+
   def evaluator(student: Model, teacher: Teacher):
     beside = teacher.taps >= HEADED and teacher.anywhere
     comparable = beside and teacher.num_classes == student.num_classes
@@ -57,14 +59,13 @@ def language(domains: Sequence[str] = ()) -> Evaluator:
       outputs, _ = student.apply(variables, batch, taps=HEADED)
       told = tell(HEADED) if beside else None
       label, where = batch["label"], batch["mask"] & (batch["label"] >= 0)
-      domain = jnp.broadcast_to(batch["domain"][:, None], label.shape) if domains else None
 
       def chunk(part):
         logits = outputs.head.logits(part["student"])
-        metrics = next_token(logits, part["label"], part["where"], part.get("domain"), domains)
+        metrics = next_token(logits, part["label"], part["where"], part.get("domain"), names)
         if told is not None:
           theirs = told.head.logits(part["teacher"])
-          own = next_token(theirs, part["label"], part["where"], part.get("domain"), domains)
+          own = next_token(theirs, part["label"], part["where"], part.get("domain"), names)
           metrics |= {f"teacher/{name}": pair for name, pair in own.items()}
           if comparable:
             metrics |= agreement(logits, theirs, part["where"])
@@ -73,8 +74,8 @@ def language(domains: Sequence[str] = ()) -> Evaluator:
       parts = {"student": outputs.hidden, "label": label, "where": where}
       if told is not None:
         parts["teacher"] = told.hidden
-      if domain is not None and len(domains) > 1:
-        parts["domain"] = domain
+      if names:
+        parts["domain"] = jnp.broadcast_to(batch["domain"][:, None], label.shape)
       return sum_chunks(chunk, parts, label.shape, CHUNK)
 
     return evaluate

@@ -9,6 +9,8 @@ from typing import Any
 import optax
 
 from kdjax import models, objectives, programs
+from kdjax.data.base import DataSet
+from kdjax.data.text import TextData
 from kdjax.errors import KdjaxError, within
 from kdjax.models.base import Model
 from kdjax.objectives.base import Objective
@@ -53,7 +55,7 @@ def made(namespace, spec: Spec, field: str, *, also: Iterable[str] = ()) -> Any:
     return function()
 
 
-def build_model(spec: Spec, data: Any, field: str) -> Model:
+def build_model(spec: Spec, data: DataSet | TextData, field: str) -> Model:
   """A model for a data set; `num_classes` and `image_shape` are the data's unless given."""
   model = made(models, _shape(spec, data) | dict(spec), field)
   if model.num_classes < data.num_classes:
@@ -65,7 +67,7 @@ def build_model(spec: Spec, data: Any, field: str) -> Model:
   return model
 
 
-def _shape(spec: Spec, data: Any) -> dict[str, Any]:
+def _shape(spec: Spec, data: DataSet | TextData) -> dict[str, Any]:
   """What the data decide of a model, as far as its constructor asks for it."""
   shape = {
     name: getattr(data, name) for name in ("num_classes", "image_shape") if hasattr(data, name)
@@ -118,7 +120,7 @@ def build_optimizer(
 
 
 def build_program(
-  config: Mapping[str, Any], data: Any, teacher: Teacher | None
+  config: Mapping[str, Any], data: DataSet | TextData, teacher: Teacher | None
 ) -> tuple[Program, Model]:
   """The program of one run, and its student.
 
@@ -148,11 +150,11 @@ def build_program(
   return program, student
 
 
-def is_text(data: Any) -> bool:
-  """Whether these are text: they bring a tokenizer."""
-  return hasattr(data, "tokenizer")
+def is_text(data: DataSet | TextData) -> bool:
+  """Whether these are text rather than images."""
+  return isinstance(data, TextData)
 
 
-def evaluator_of(data: Any) -> Evaluator:
+def evaluator_of(data: DataSet | TextData) -> Evaluator:
   """What to evaluate on these data."""
   return language(data.domains) if is_text(data) else classifier

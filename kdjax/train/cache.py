@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from kdjax.losses.signals import top_k_signal
 from kdjax.models.base import Batch
+from kdjax.objectives.chunks import map_chunks
 from kdjax.outputs import Outputs
 from kdjax.signals import Cache, CacheWriter, Manifest, Spec, codec
 from kdjax.signals.draws import draw
@@ -109,20 +110,9 @@ def over_logits(fn: Callable[..., Any], outputs: Outputs, *inputs: Any) -> Any:
   hidden, logits = outputs.hidden, outputs.head.logits
   if hidden.ndim == 2:
     return fn(logits(hidden), *inputs)
-  length = hidden.shape[1]
-  number = -(-length // CHUNK)
-
-  def split(x):
-    rest = number * CHUNK - length
-    x = jnp.pad(x, [(0, 0), (0, rest)] + [(0, 0)] * (x.ndim - 2))
-    return jnp.moveaxis(x.reshape(x.shape[:1] + (number, CHUNK) + x.shape[2:]), 1, 0)
-
-  def join(x):
-    x = jnp.moveaxis(x, 0, 1)
-    return x.reshape(x.shape[:1] + (number * CHUNK,) + x.shape[3:])[:, :length]
-
-  parts = jax.tree.map(split, (hidden, inputs))
-  return jax.tree.map(join, jax.lax.map(lambda part: fn(logits(part[0]), *part[1]), parts))
+  return map_chunks(
+    lambda part: fn(logits(part[0]), *part[1:]), (hidden, *inputs), hidden.shape[:2], CHUNK
+  )
 
 
 def local_rows(array: jax.Array) -> np.ndarray:

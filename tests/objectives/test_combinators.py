@@ -1,8 +1,6 @@
 """Combinators: names, weights, layers, and chunks that change nothing but memory."""
 
 import dataclasses
-import functools
-import re
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +10,9 @@ import pytest
 
 from kdjax import losses
 from kdjax.errors import KdjaxError
-from kdjax.objectives import combine, cross_entropy, hinton_kd, on_layers, scheduled, token_level
+from kdjax.objectives import combine, cross_entropy, hinton_kd, on_layers, scheduled
 from kdjax.objectives.base import Objective, ObjectiveResult, Taps, Term, counts, metrics, total
-from kdjax.outputs import Head, Outputs
+from kdjax.outputs import Outputs
 from tests.objectives.helpers import applied, labelled, outputs
 
 
@@ -71,76 +69,6 @@ def test_scheduled_multiplies_weights_by_the_schedule_at_the_step():
   full = scalar(applied(cross_entropy(), student, Outputs(), batch)[0])
   part = scalar(applied(objective, student, Outputs(), batch, step=3)[0])
   np.testing.assert_allclose(part, 0.3 * full, rtol=1e-6)
-
-
-@pytest.mark.parametrize("chunk_size", [1, 3, 7, 64])
-@pytest.mark.parametrize("time", [None, 7])
-def test_chunks_change_neither_value_nor_gradient(chunk_size, time):
-  shape = (4, 6) if time is None else (4, time, 6)
-  rng = np.random.default_rng(0)
-  array = lambda *s: jnp.asarray(rng.normal(size=s), jnp.float32)  # noqa: E731
-  student = {"hidden": array(*shape), "kernel": array(6, 11), "bias": array(11)}
-  teacher = Outputs(hidden=array(*shape), head=Head(array(6, 11)))
-  teacher_logits = Outputs(logits=teacher.head.logits(teacher.hidden))
-  batch = {
-    "label": jnp.asarray(rng.integers(-1, 11, shape[:-1])),
-    "mask": jnp.asarray(rng.random(shape[:-1]) < 0.8),
-  }
-
-  def chunked(weights):
-    own = Outputs(hidden=weights["hidden"], head=Head(weights["kernel"], weights["bias"]))
-    return scalar(applied(hinton_kd(chunk_size=chunk_size), own, teacher, batch)[0])
-
-  def plain(weights):
-    logits = weights["hidden"] @ weights["kernel"]
-    logits = logits + jnp.broadcast_to(weights["bias"], logits.shape)
-    return scalar(applied(hinton_kd(), Outputs(logits=logits), teacher_logits, batch)[0])
-
-  value, grad = jax.jit(jax.value_and_grad(chunked))(student)
-  wanted, wanted_grad = jax.jit(jax.value_and_grad(plain))(student)
-  np.testing.assert_allclose(value, wanted, rtol=1e-5)
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6), grad, wanted_grad
-  )
-
-
-def test_no_whole_logits_exist_in_a_chunked_step():
-  batch_size, time, width, vocab = 2, 32, 8, 1000
-  hidden = jnp.ones((batch_size, time, width))
-  teacher = Outputs(hidden=hidden, head=Head(jnp.ones((width, vocab))))
-  objective = token_level(losses.forward_kl, chunk_size=4)
-
-  def loss(hidden, kernel):
-    student = Outputs(hidden=hidden, head=Head(kernel))
-    return scalar(applied(objective, student, teacher, {})[0])
-
-  text = (
-    jax.jit(jax.grad(loss, argnums=(0, 1)))
-    .lower(hidden, jnp.ones((width, vocab)))
-    .compile()
-    .as_text()
-  )
-  sizes = {
-    int(np.prod([int(d) for d in dims.split(",")]))
-    for dims in re.findall(r"f32\[([\d,]+)\]", text)
-    if str(vocab) in dims.split(",")
-  }
-  assert max(sizes) == max(width * vocab, batch_size * 4 * vocab)
-  assert batch_size * time * vocab not in sizes
-
-
-def test_a_chunk_reads_a_sparse_signal_position_by_position():
-  hidden = jax.random.normal(jax.random.key(0), (3, 10, 4))
-  kernel = jax.random.normal(jax.random.key(1), (4, 9))
-  teacher = jax.random.normal(jax.random.key(2), (3, 10, 9))
-  signal = losses.top_k_signal(teacher, k=3)
-  loss = functools.partial(losses.sparse_forward_kl, tail="bucket")
-  student = Outputs(hidden=hidden, head=Head(kernel))
-  result, _ = applied(token_level(loss, chunk_size=4), student, Outputs(signal=signal), {})
-  np.testing.assert_allclose(
-    result.loss[""].values, loss(hidden @ kernel, signal).mean(), rtol=2e-5, atol=1e-6
-  )
-  assert result.loss[""].where == 30
 
 
 def hint() -> Objective:

@@ -1,0 +1,70 @@
+"""What is evaluated: figures by hand, the same in any chunk, with and without a teacher."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kdjax import teachers
+from kdjax.evaluation.classification import agreement, classification, finalize
+from kdjax.models.pretrained import decoder
+from kdjax.outputs import Outputs
+from kdjax.programs import evaluators
+from kdjax.programs.distill import NO_TEACHER
+
+VOCAB, ROWS, TIME = 20, 3, 70  # more positions than one chunk has
+STUDENT = decoder(num_classes=VOCAB, width=8, depth=1, heads=1)
+TEACHER_MODEL = decoder(num_classes=VOCAB, width=16, depth=1, heads=2)
+
+
+@pytest.fixture(scope="module")
+def setting():
+  """(student's variables, teacher, batch with masked and unlabelled positions)."""
+  tokens = jax.random.randint(jax.random.key(0), (ROWS, TIME), 0, VOCAB)
+  labels = jnp.roll(tokens, -1, axis=1).at[:, -1].set(-1)
+  batch = {
+    "tokens": tokens,
+    "label": labels,
+    "mask": jax.random.bernoulli(jax.random.key(1), 0.8, (ROWS, TIME)),
+    "domain": jnp.array([0, 1, 0]),
+  }
+  teacher = teachers.frozen(TEACHER_MODEL, TEACHER_MODEL.init(jax.random.key(3)))
+  return STUDENT.init(jax.random.key(2)), teacher, batch
+
+
+def tell(teacher, batch):
+  return lambda taps: teacher.apply(teacher.frozen, (), batch, taps=taps)
+
+
+def test_a_language_model_is_evaluated_as_its_whole_logits_would_be(setting):
+  variables, teacher, batch = setting
+  evaluate = evaluators.language(("a", "b"))(STUDENT, teacher)
+  values = finalize(jax.jit(lambda v, b: evaluate(v, tell(teacher, b), b))(variables, batch))
+  logits = STUDENT.apply(variables, batch)[0].logits
+  told = tell(teacher, batch)(frozenset({"logits"})).logits
+  where = batch["mask"] & (batch["label"] >= 0)
+  wanted = finalize(classification(logits, batch["label"], where) | agreement(logits, told, where))
+  for name in ("nll", "accuracy", "brier", "ece", "forward_kl", "agreement"):
+    np.testing.assert_allclose(values[name], wanted[name], rtol=1e-4, atol=1e-6)
+  theirs = finalize(classification(told, batch["label"], where))
+  np.testing.assert_allclose(values["teacher/nll"], theirs["nll"], rtol=1e-4)
+  second = where & (batch["domain"] == 1)[:, None]
+  own = finalize(classification(logits, batch["label"], second))
+  np.testing.assert_allclose(values["perplexity/b"], np.exp(own["nll"]), rtol=1e-4)
+
+
+def test_without_a_teacher_or_with_one_domain_only_the_student_is_told_of(setting):
+  variables, _, batch = setting
+  evaluate = evaluators.language(("only",))(STUDENT, NO_TEACHER)
+  names = set(evaluate(variables, lambda taps: Outputs(), batch))
+  assert "nll" in names and not any("/only" in n or n.startswith("teacher/") for n in names)
+  assert "forward_kl" not in names
+
+
+def test_a_teacher_of_other_classes_is_evaluated_but_not_compared(setting):
+  variables, _, batch = setting
+  other = decoder(num_classes=VOCAB + 1, width=8, depth=1, heads=1)
+  teacher = teachers.frozen(other, other.init(jax.random.key(4)))
+  evaluate = evaluators.language()(STUDENT, teacher)
+  names = set(evaluate(variables, tell(teacher, batch), batch))
+  assert "teacher/nll" in names and "agreement" not in names
