@@ -85,8 +85,8 @@ def text(
       glob), "jsonl" (path, field; a record may have `spans`, a list of {text, weight}, instead),
       "parquet" (path, field), "chat" (path, field; only the assistant's answers are learnt, and
       what is longer than a row is cut off), "python" (field: "code", "docs" or "all"). None for
-      Python's library, in the domains "code" and "docs". Exact duplicates within a domain are left
-      out.
+      Python's library, in the domains "code" and "docs". Exact duplicates are left out, also
+      those of another domain.
     weights: domain to its share of the training rows, any scale; None reads all rows equally often.
     test_fraction: share of each domain's documents that are for testing, in (0, 1).
     max_documents: of each domain, the first ones.
@@ -113,14 +113,18 @@ def text(
       limits = {"max_documents": max_documents, "max_tokens": max_tokens}
       texts.append(tokenize(each, loaded, cache=cache, fingerprint=sha256, **limits))
   halves: tuple[list[Chosen], list[Chosen]] = ([], [])
+  earlier = np.zeros(0, np.uint64)
   for own, (domain, each) in zip(texts, documents.items(), strict=True):
     limit = sequence_length + 1 if each.chat else None
     chosen = learnable_documents(own, limit, domain)
+    # What an earlier domain has is left out, or it might be learnt there and tested here.
+    chosen = chosen.where(~np.isin(chosen.key, earlier))
+    earlier = np.concatenate([earlier, chosen.key])
     if not len(chosen.start):
       raise KdjaxError(
         f"sources.{domain}: no example of at most {sequence_length} tokens has anything to learn"
-        " (in chats, every answer begins later, or there is none); raise sequence_length, or"
-        " correct the documents"
+        " (in chats, every answer begins later, or there is none; or another domain has the same"
+        " documents); raise sequence_length, or correct the documents"
       )
     for half, part in zip(halves, split(chosen, test_fraction, split_seed), strict=True):
       half.append(part)

@@ -57,8 +57,8 @@ def learnable_documents(text: Tokenized, limit: int | None, domain: str) -> Chos
 def split(chosen: Chosen, fraction: float, seed: int) -> tuple[Chosen, Chosen]:
   """Documents for training and for testing, by content and seed alone.
 
-  So a document stays on its side when others come or go, and is on the same one in every domain.
-  Only where one side would be empty does one document change sides; a single one is for training.
+  So a document stays on its side when others come or go. Only where one side would be empty does
+  one document change sides; a single one is for training.
 
   Args:
     chosen: one document or more.
