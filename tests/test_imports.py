@@ -75,3 +75,13 @@ def test_neither_tensorflow_nor_pytorch_is_imported(entry):
   code = f"import sys, launch.{entry}; print({{'tensorflow', 'torch'}} & set(sys.modules))"
   done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
   assert done.stdout.strip() == "set()", done.stderr
+
+
+def test_calling_losses_and_models_imports_no_data_science():
+  """Each of these takes longer to import than all of kdjax."""
+  code = (
+    "import sys; from kdjax import losses, models, objectives, programs, teachers;"
+    " print({'sklearn', 'scipy.stats', 'matplotlib', 'transformers'} & set(sys.modules))"
+  )
+  done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+  assert done.stdout.strip() == "set()", done.stdout + done.stderr
