@@ -9,17 +9,20 @@ import numpy as np
 import pytest
 
 from configs import base
+from kdjax import objectives
 from kdjax.errors import KdjaxError
 from kdjax.generation import GREEDY
 from kdjax.models.convert import open_checkpoint
 from kdjax.models.pretrained import pretrained
+from kdjax.outputs import Head, Outputs
+from kdjax.train.config import check_config
 from kdjax.train.evaluate import evaluate_checkpoint
 from kdjax.train.export import export_checkpoint
 from kdjax.train.generate import write
 from kdjax.train.job import dry_run, run_job
 from kdjax.train.loop import Interrupted
 from tests.data.text.helpers import bytes_tokenizer
-from tests.end_to_end.helpers import steps, tiny
+from tests.end_to_end.helpers import steps
 
 
 @pytest.fixture(scope="module")
@@ -185,16 +188,11 @@ def test_an_adapter_trains_and_is_merged_when_exported(finished, folder):
 def test_mistakes_are_told_before_compute(folder, changes, told):
   with pytest.raises(KdjaxError, match=told):
     config = config_of(folder, **changes)
-    from kdjax.train.config import check_config
-
     check_config(config)
     dry_run(config)
 
 
 def test_a_batch_that_counts_nothing_gives_zero_and_no_nan():
-  from kdjax import objectives
-  from kdjax.outputs import Head, Outputs
-
   both = Outputs(hidden=jnp.ones((2, 8, 4)), head=Head(jnp.ones((4, 9))))
   batch = {"label": jnp.full((2, 8), -1), "mask": jnp.zeros((2, 8), bool)}
 
@@ -207,4 +205,3 @@ def test_a_batch_that_counts_nothing_gives_zero_and_no_nan():
   value, gradient = jax.value_and_grad(loss)(both.hidden * jnp.nan)
   assert value == 0
   np.testing.assert_array_equal(gradient, 0)
-  assert tiny()["samples"]["prompts"] == ()

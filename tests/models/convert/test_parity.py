@@ -14,8 +14,9 @@ from kdjax.models.convert import (
   tensors_of,
   write_checkpoint,
 )
-from kdjax.models.pretrained import pretrained
+from kdjax.models.pretrained import pretrained, select_layers
 from kdjax.models.transformer import language_model
+from kdjax.train.mesh import TEACHER_RULES, make_mesh, shardings
 from tests.models.convert.folders import (
   DECODERS,
   ENCODERS,
@@ -70,9 +71,6 @@ def test_a_chosen_layer_is_that_layer():
   np.testing.assert_array_equal(
     kernel, variables.params["stack"]["blocks"]["mlp"]["up"]["kernel"][jnp.array([0, 2])]
   )
-  assert len(pretrained(path=str(FOLDER / "llama"), layers=2).start().params) == len(
-    opened("llama")[2].params
-  )
 
 
 @pytest.mark.parametrize(
@@ -80,8 +78,6 @@ def test_a_chosen_layer_is_that_layer():
   [(6, "uniform", [0, 6, 12, 17, 23, 29]), (2, "first", [0, 1]), (2, "last", [28, 29])],
 )
 def test_layers_by_number(layers, select, kept):
-  from kdjax.models.pretrained import select_layers
-
   assert select_layers(30, layers, select) == kept
 
 
@@ -126,9 +122,13 @@ def test_what_is_not_supported_is_told(change, told):
     spec_of({**checkpoint.config, **change}, checkpoint.names)
 
 
-def test_weights_lie_where_they_are_put():
-  from kdjax.train.mesh import TEACHER_RULES, make_mesh, shardings
+def test_mu_with_interleaved_heads_is_told():
+  checkpoint = open_checkpoint(FOLDER / "mu_interleaved")
+  with pytest.raises(KdjaxError, match="is_interleaved = true"):
+    spec_of(checkpoint.config, checkpoint.names)
 
+
+def test_weights_lie_where_they_are_put():
   checkpoint, model, plain = opened("llama")
   mesh = make_mesh(data=1, fsdp=4, tensor=2)
   abstract = jax.eval_shape(model.init, jax.random.key(0))
@@ -157,7 +157,7 @@ def test_smollm2_gives_the_logits_of_transformers():
     padded[0, : len(ids)] = ids
     logits = np.asarray(apply(variables, {"tokens": jnp.asarray(padded)}))[0, : len(ids)]
     places = wanted[f"{prompt}_positions"]
-    np.testing.assert_allclose(logits[places], wanted[f"{prompt}_logits"], atol=2e-4)
+    np.testing.assert_allclose(logits[places], wanted[f"{prompt}_logits"], atol=1e-4)
     sums = jax.nn.logsumexp(logits, axis=-1)
     np.testing.assert_allclose(sums, wanted[f"{prompt}_log_sum_exp"], atol=1e-4)
 
