@@ -37,7 +37,7 @@ def job(config, stop) -> None:
     chat=CHAT.value,
   )
   for prompt, text in zip(PROMPT.value, written.texts, strict=True):
-    print(f"{prompt}{chr(10) if CHAT.value else ''}{text}\n")
+    print(f"{prompt}{'' if written.continues else chr(10)}{text}\n")
   speed = written.tokens / written.seconds
   print(f"{written.tokens} tokens in {written.seconds:.2f} s, {speed:.1f} tokens/s")
 

@@ -2,6 +2,7 @@
 
   python make_language_models.py --out=reference/language_models \
     --smollm2=SmolLM2-135M-Instruct.Q4_1.gguf --minilm=MODEL_FOLDER --mu=SRC_FOLDER
+  python make_language_models.py --out=reference/language_models --mu=SRC_FOLDER --greedy
 
 Needs PyTorch and transformers, which kdjax does not: it is run by hand and never by the tests. Each
 of the three options adds one model; without it, that model is left out. README.md beside this file
@@ -19,9 +20,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers as hf
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 VOCAB, WIDTH, LAYERS, TIME = 96, 32, 3, 24
+NEW = 20  # greedy tokens
 BASE = {
   "vocab_size": VOCAB,
   "hidden_size": WIDTH,
@@ -289,6 +291,53 @@ def make_mu(folder: Path, source: Path, interleaved: bool, seed: int) -> None:
   write(folder, arrays)
 
 
+def make_greedy_t5(folder: Path) -> None:
+  """What `generate` writes greedily, of a folder that is there; nothing ends a text."""
+  model = hf.T5ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+  inputs = np.load(folder / "reference.npz")
+  generated = model.generate(
+    input_ids=torch.from_numpy(inputs["input_ids"]),
+    attention_mask=torch.from_numpy(inputs["attention_mask"]),
+    generation_config=hf.GenerationConfig(
+      do_sample=False,
+      max_new_tokens=NEW,
+      pad_token_id=0,
+      decoder_start_token_id=0,
+      use_cache=False,  # its cache has as many layers as the encoder, of which there are fewer
+      output_scores=True,
+      return_dict_in_generate=True,
+    ),
+  )
+  write_greedy(folder, generated.sequences[:, 1:], torch.stack(generated.scores, 1))
+
+
+def make_greedy_mu(folder: Path, source: Path) -> None:
+  """The likeliest token after each pass over the whole target, which begins with token 1."""
+  sys.path.insert(0, str(source))
+  from mu.models.modeling_mu import Mu, MuConfig
+
+  content = json.loads((folder / "config.json").read_text())
+  fields = {field.name for field in dataclasses.fields(MuConfig)}
+  model = Mu(MuConfig(**{k: v for k, v in content.items() if k in fields}), device="cpu").eval()
+  model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
+  encoded, mask = model.encode(torch.from_numpy(np.load(folder / "reference.npz")["input_ids"]))
+  target = torch.ones((2, 1), dtype=torch.long)
+  for _ in range(NEW):
+    logits = model.decode(target, encoded, mask)
+    target = torch.cat([target, logits[:, -1:].argmax(-1)], dim=1)
+  assert (target != 0).all()  # it masks what follows the padding token
+  write_greedy(folder, target[:, 1:], logits)
+
+
+def write_greedy(folder: Path, ids: torch.Tensor, logits: torch.Tensor) -> None:
+  assert torch.equal(logits.argmax(-1), ids)
+  best = logits.topk(2).values
+  lead = (best[..., 0] - best[..., 1]).min().item()
+  print(f"{folder.name}: smallest lead {lead:.4f} of", ids.tolist())
+  log_probs = torch.log_softmax(logits, -1).gather(2, ids[..., None])[..., 0]
+  np.savez_compressed(folder / "greedy.npz", ids=ids.numpy(), log_probs=log_probs.numpy())
+
+
 def make_smollm2(path: Path, gguf: Path) -> None:
   where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
   tokenizer = hf.AutoTokenizer.from_pretrained(**where)
@@ -373,10 +422,19 @@ def main() -> None:
   parser.add_argument("--smollm2", type=Path, help="the GGUF file")
   parser.add_argument("--minilm", type=Path, help="the folder of all-MiniLM-L6-v2")
   parser.add_argument("--mu", type=Path, help="src/ of microsoft/encoder-decoder-slm")
+  parser.add_argument(
+    "--greedy", action="store_true", help="only greedy.npz of the encoder-decoders in --out"
+  )
   args = parser.parse_args()
   torch.manual_seed(0)
   torch.set_grad_enabled(False)
   torch.set_num_threads(1)
+  if args.greedy:
+    for name in ("t5", "t5_v11"):
+      make_greedy_t5(args.out / name)
+    if args.mu:
+      make_greedy_mu(args.out / "mu", args.mu)
+    return
   for seed, (name, model) in enumerate(decoders().items()):
     make_decoder(args.out / name, model, seed)
   for seed, (name, model) in enumerate(encoders().items(), start=20):

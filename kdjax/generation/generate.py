@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from kdjax.errors import KdjaxError
 from kdjax.generation.sampling import Sampling, check_sampling, draw, log_prob_of
 from kdjax.models.base import Model, ModelVars
+from kdjax.models.transformer import Seq2SeqSpec, Spec
 
 
 class Generation(NamedTuple):
@@ -54,7 +55,7 @@ def generate(
   pad_id: int = 0,
   rows: Int[Array, "batch"] | None = None,
 ) -> Generation:
-  """Continues prompts until each has ended.
+  """Continues prompts until each has ended; an encoder-decoder writes what belongs to them.
 
   A prompt's keys and values are computed in one pass, those of each new token in a step of its own.
   A row's continuation depends on the other rows by rounding alone: its random numbers are those of
@@ -77,10 +78,11 @@ def generate(
     What was written.
 
   Raises:
-    KdjaxError: a model without a cache, no room for P + N positions, an option out of its range.
+    KdjaxError: a model that does not generate, no room for so many tokens, an option out of its
+      range.
   """
   check_generation(model, prompts.shape[1], max_new_tokens, sampling, eos_ids, stops)
-  batch, width = prompts.shape
+  batch = prompts.shape[0]
   decoding = model.decode(jax.lax.stop_gradient(variables))
   rows = jnp.arange(batch, dtype=jnp.int32) if rows is None else rows
   keys = jax.vmap(lambda row: jax.random.fold_in(rng, row))(rows)
@@ -110,15 +112,11 @@ def generate(
   def advance(carry: _Carry) -> _Carry:
     last = jax.lax.dynamic_slice_in_dim(carry.written.tokens, carry.step - 1, 1, axis=1)
     # A finished row runs along, on padding that nobody reads.
-    positions = (prompt_lengths + carry.step - 1)[:, None]
-    out, cache = decoding.extend(last, positions, carry.cache)
+    out, cache = decoding.extend(last, (begin + carry.step - 1)[:, None], carry.cache)
     logits = out.head.logits(out.hidden[:, 0])
     return _Carry(carry.step + 1, cache, write(carry.written, logits, carry.step))
 
-  out, cache = decoding.prefill(prompts, width + max_new_tokens)
-  # What stands in the cache behind a prompt's end is padding, and is overwritten before it is seen.
-  ends = (prompt_lengths - 1)[:, None, None]
-  hidden = jnp.take_along_axis(out.hidden, ends, axis=1)[:, 0]
+  out, begin, cache = decoding.prefill(prompts, prompt_lengths, max_new_tokens)
   empty = Generation(
     tokens=jnp.full((batch, max_new_tokens), pad_id, jnp.int32),
     lengths=jnp.zeros(batch, jnp.int32),
@@ -126,7 +124,7 @@ def generate(
     sample_log_probs=jnp.zeros((batch, max_new_tokens), jnp.float32),
     finished=jnp.zeros(batch, bool),
   )
-  first = write(empty, out.head.logits(hidden), jnp.int32(0))
+  first = write(empty, out.head.logits(out.hidden[:, 0]), jnp.int32(0))
   return jax.lax.while_loop(going, advance, _Carry(jnp.int32(1), cache, first)).written
 
 
@@ -157,22 +155,32 @@ def check_generation(
   if model.decode is None:
     raise KdjaxError(
       "this model cannot generate: it has no cache to decode with. What generates is a causal"
-      " language model with a head; encoders and encoder-decoders do not"
+      " language model with a head, or an encoder-decoder; encoders do not"
     )
   if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
     raise KdjaxError(f"max_new_tokens = {max_new_tokens!r}; wanted an integer >= 1")
   if prompt_length < 1:
     raise KdjaxError("an empty prompt; give at least one token, such as the one that begins a text")
-  most = model.spec.max_positions
-  if prompt_length + max_new_tokens > most:
-    raise KdjaxError(
-      f"a prompt of {prompt_length} tokens and max_new_tokens = {max_new_tokens} are more than the"
-      f" model's max_positions = {most}; shorten the prompt, or generate at most"
-      f" {max(most - prompt_length, 0)}"
-    )
+  if prompt_length > model.spec.room(max_new_tokens):
+    raise _too_long(model.spec, prompt_length, max_new_tokens)
   for name, ids in [("eos_ids", eos_ids), *((f"stops[{i}]", s) for i, s in enumerate(stops))]:
     if wrong := [i for i in ids if not 0 <= i < model.num_classes]:
       raise KdjaxError(f"{name} has {wrong[0]}; wanted ids below {model.num_classes}")
     if not ids and name != "eos_ids":
       raise KdjaxError(f"{name} is empty; a stop sequence has at least one token")
   check_sampling(sampling)
+
+
+def _too_long(spec: Spec | Seq2SeqSpec, prompt_length: int, new: int) -> KdjaxError:
+  told = f"a prompt of {prompt_length} tokens and max_new_tokens = {new} are more than"
+  if isinstance(spec, Seq2SeqSpec):
+    most = spec.encoder.max_positions, spec.decoder.max_positions
+    return KdjaxError(
+      f"{told} the {most[0]} that the encoder and the {most[1]} that the decoder has"
+      " positions for; shorten the prompt, or generate less"
+    )
+  most = spec.max_positions
+  return KdjaxError(
+    f"{told} the model's max_positions = {most}; shorten the prompt, or generate at most"
+    f" {max(most - prompt_length, 0)}"
+  )

@@ -93,7 +93,7 @@ class Generator:
       )
     longest = int(lengths.max())
     check_generation(self._model, longest, max_new_tokens, sampling, eos_ids, stops)
-    width = bucket(longest, self._model.spec.max_positions - max_new_tokens)
+    width = bucket(longest, self._model.spec.room(max_new_tokens))
     padded = np.zeros((len(prompts), width), np.int32)
     for row, prompt in zip(padded, prompts, strict=True):
       row[: len(prompt)] = prompt

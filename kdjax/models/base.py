@@ -31,15 +31,16 @@ class Decoding(NamedTuple):
   It is made, and used, within one trace: that lays the weights out once for all tokens.
 
   Attributes:
-    prefill: `prefill(tokens, slots) -> (Outputs, cache)`: the outputs `hidden` and `head` of tokens
-      [B, T] at positions 0 .. T-1, and a cache that holds them and has `slots` places; slots is
-      static.
-    extend: `extend(tokens, positions, cache) -> (Outputs, cache)`: the same of tokens [B, T] at
-      positions [B, T]. The place of a token in the cache is its position, and it sees the places up
-      to its own: what stands at later ones does not matter.
+    prefill: `prefill(prompts, lengths, new) -> (Outputs, positions, cache)` reads prompts [B, P],
+      right-padded, of which `lengths` [B] tokens count: the outputs `hidden` [B, 1, D] and `head`
+      that say the first new token, the positions [B] at which that one is to stand, and a cache
+      with places for `new` of them; new is static.
+    extend: `extend(tokens, positions, cache) -> (Outputs, cache)`: the outputs `hidden` [B, T, D]
+      and `head` of tokens [B, T] at positions [B, T]. The place of a token in the cache is its
+      position, and it sees the places up to its own: what stands at later ones does not matter.
   """
 
-  prefill: Callable[[jax.Array, int], tuple[Outputs, PyTree]]
+  prefill: Callable[[jax.Array, jax.Array, int], tuple[Outputs, jax.Array, PyTree]]
   extend: Callable[[jax.Array, jax.Array, PyTree], tuple[Outputs, PyTree]]
 
 

@@ -11,6 +11,7 @@ import jax
 from kdjax.errors import KdjaxError
 from kdjax.evaluation.tasks import grade, read_task
 from kdjax.models.base import ModelVars
+from kdjax.models.transformer import Seq2SeqSpec
 from kdjax.outputs import Outputs
 from kdjax.programs.distill import NO_TEACHER
 from kdjax.train.build import build_model, evaluator_of
@@ -61,8 +62,8 @@ def evaluate_checkpoint(
   placed = (place(batch, batch_sharding(mesh)) for batch in batches)
   metrics = summarize(evaluate(weights, batch) for batch in placed)
   results = {name: value for name, value in metrics.items() if isinstance(value, float)}
-  if read and model.decode is None:
-    raise KdjaxError("--task wants a causal language model; this one gives no next tokens")
+  if read and (model.decode is None or isinstance(model.spec, Seq2SeqSpec)):
+    raise KdjaxError("--task wants a causal language model; this one continues no text")
   for task in read:
     score = functools.partial(continuation_log_probs, model, weights, splits.whole.tokenizer)
     results |= {f"{task.name}/{name}": value for name, value in grade(task, score).items()}

@@ -16,6 +16,7 @@ from kdjax.generation.text import encode, end_ids, texts
 from kdjax.models.base import Model, ModelVars
 from kdjax.models.convert import open_checkpoint
 from kdjax.models.pretrained import pretrained
+from kdjax.models.transformer import Seq2SeqSpec
 from kdjax.train.build import build_model, is_text
 from kdjax.train.config import Config, check_config
 from kdjax.train.mesh import TEACHER_RULES, make_mesh
@@ -28,11 +29,13 @@ class Written(NamedTuple):
 
   Attributes:
     texts: one for each prompt.
+    continues: whether each goes on where its prompt ends, rather than answering it.
     tokens: how many were generated, all prompts together.
     seconds: that this took, prompts read and all; nothing is compiled in this time.
   """
 
   texts: list[str]
+  continues: bool
   tokens: int
   seconds: float
 
@@ -84,7 +87,12 @@ def write(
   start = time.perf_counter()
   generation = jax.block_until_ready(run())
   seconds = time.perf_counter() - start
-  return Written(texts(writer.tokenizer, generation), int(generation.lengths.sum()), seconds)
+  return Written(
+    texts(writer.tokenizer, generation),
+    continues=not chat and not isinstance(writer.model.spec, Seq2SeqSpec),
+    tokens=int(generation.lengths.sum()),
+    seconds=seconds,
+  )
 
 
 def _open(path: str) -> Writer:

@@ -42,7 +42,12 @@ def read_t5(config: Config, names: Names) -> Seq2SeqSpec:
     tied=tied,
   )
   depth = config.get("num_decoder_layers") or config["num_layers"]
-  return Seq2SeqSpec(encoder, encoder.replace(depth=depth, causal=True, cross=True))
+  start = config.get("decoder_start_token_id")
+  return Seq2SeqSpec(
+    encoder,
+    encoder.replace(depth=depth, causal=True, cross=True),
+    start=config.get("pad_token_id", 0) if start is None else start,
+  )
 
 
 def write_t5(spec: Seq2SeqSpec) -> dict[str, Any]:
@@ -63,7 +68,7 @@ def write_t5(spec: Seq2SeqSpec) -> dict[str, Any]:
     "scale_decoder_outputs": own.hidden_scale != 1.0,
     "tie_word_embeddings": own.tied,
     "is_encoder_decoder": True,
-    "decoder_start_token_id": 0,
+    "decoder_start_token_id": spec.start,
     "pad_token_id": 0,
   }
 
@@ -71,7 +76,8 @@ def write_t5(spec: Seq2SeqSpec) -> dict[str, Any]:
 def read_mu(config: Config, names: Names) -> Seq2SeqSpec:
   """The encoder-decoder of microsoft/encoder-decoder-slm.
 
-  Its positions of the encoder are centred, which rotations cannot tell from counting from 0.
+  Its positions of the encoder are centred, which rotations cannot tell from counting from 0. Its
+  config names no start token: targets begin with its tokenizer's token 1.
   """
   if config.get("rope_factor", 1.0) != 1.0:
     raise KdjaxError(f"config.json: rope_factor = {config['rope_factor']} is not supported; only 1")
@@ -97,7 +103,7 @@ def read_mu(config: Config, names: Names) -> Seq2SeqSpec:
     mlp_bias=True,
   )
   decoder = encoder.replace(depth=config["n_decoder_layer"], causal=True, cross=True)
-  return Seq2SeqSpec(encoder, decoder)
+  return Seq2SeqSpec(encoder, decoder, start=config.get("decoder_start_token_id", 1))
 
 
 def write_mu(spec: Seq2SeqSpec) -> dict[str, Any]:
@@ -115,4 +121,5 @@ def write_mu(spec: Seq2SeqSpec) -> dict[str, Any]:
     "rope_theta": own.rope.theta,
     "rope_factor": 1.0,
     "vocab_size": own.vocab,
+    "decoder_start_token_id": spec.start,
   }

@@ -18,6 +18,7 @@ from kdjax.models.transformer.norm import Norm
 from kdjax.models.transformer.spec import Spec
 
 LAYER_TAPS = frozenset({"hidden_states", "queries", "keys", "values", "attention"})
+_CACHED = frozenset({"memory_keys", "memory_values"})  # of an encoder's states, for decoding
 
 _ACTIVATIONS = {
   "silu": jax.nn.silu,
@@ -35,7 +36,7 @@ class Context(NamedTuple):
     mask: which key each query sees, [B, 1, T, S].
     bias: of relative positions, [1, H, T, S].
     causal: where there is no mask, a query sees nothing after it.
-    memory: an encoder's states, [B, S, D].
+    memory: an encoder's states, [B, S, D]; None where each layer is given its keys and values.
     memory_mask: which of them each query sees, [B, 1, T, S].
   """
 
@@ -105,6 +106,7 @@ class Block(nnx.Module):
     key: Array | None = None,
     taps: frozenset[str] = frozenset(),
     remember: Callable[[Array, Array], tuple[Array, Array]] | None = None,
+    across: tuple[Array, Array] | None = None,
   ) -> tuple[Array, dict[str, Array]]:
     """Runs the layer.
 
@@ -115,6 +117,7 @@ class Block(nnx.Module):
       key: of dropout; None drops nothing.
       taps: what to collect.
       remember: `remember(keys, values)` puts them in a cache and returns all that can be seen.
+      across: the layer's keys and values of an encoder's states; computed where None.
 
     Returns:
       [B, T, D] and the collected arrays.
@@ -133,10 +136,12 @@ class Block(nnx.Module):
       causal=context.causal,
       probabilities="attention" in taps,
     )
+    if self.cross and across is None:
+      across = self.cross_attention.keys_values(context.memory, None)
     if self.form == "parallel":
       out = hidden + drop(attended) + drop(self.mlp(self.norm_mlp(hidden)))
     else:
-      out = self._sequential(hidden, attended, context, drop)
+      out = self._sequential(hidden, attended, across, context.memory_mask, drop)
     given = {
       "hidden_states": out,
       "queries": queries,
@@ -144,9 +149,11 @@ class Block(nnx.Module):
       "values": values,
       "attention": probs,
     }
-    return out, {tap: given[tap] for tap in taps & LAYER_TAPS}
+    if self.cross:
+      given |= {"memory_keys": across[0], "memory_values": across[1]}
+    return out, {tap: given[tap] for tap in taps & (LAYER_TAPS | _CACHED)}
 
-  def _sequential(self, hidden: Array, attended: Array, context: Context, drop) -> Array:
+  def _sequential(self, hidden: Array, attended: Array, across, mask: Array | None, drop) -> Array:
     """Adds attention, then cross-attention, then the MLP, each with its norm."""
     if self.form == "sandwich":
       attended = self.norm_attention_out(attended)
@@ -155,8 +162,7 @@ class Block(nnx.Module):
       hidden = self.norm_attention(hidden)
     if self.cross:
       queries = self.cross_attention.queries(self.norm_cross(hidden), None)
-      keys, values = self.cross_attention.keys_values(context.memory, None)
-      read, _ = self.cross_attention.read(queries, keys, values, mask=context.memory_mask)
+      read, _ = self.cross_attention.read(queries, *across, mask=mask)
       hidden = hidden + drop(read)
     hidden = checkpoint_name(hidden, "between")
     if self.form == "post":

@@ -173,18 +173,21 @@ class LanguageModel(nnx.Module):
     """See `Model.decode`."""
     stack, layers = self.stack, self.stack.apart()
 
-    def prefill(tokens: Int[Array, "batch time"], slots: int) -> tuple[Outputs, Cache]:
+    def prefill(
+      prompts: Int[Array, "batch prompt"], lengths: Int[Array, "batch"], new: int
+    ) -> tuple[Outputs, Array, Cache]:
+      slots = prompts.shape[1] + new
       check_length(slots, self.spec)
-      context, positions = self._context(tokens, None, None)
-      hidden, cache = stack.fill(self.embed(tokens, positions, None, None), context, slots)
-      return self._read(hidden), cache
+      context, positions = self._context(prompts, None, None)
+      hidden, cache = stack.fill(self.embed(prompts, positions, None, None), context, slots)
+      # What stands in the cache behind a prompt's end is padding, overwritten before it is seen.
+      last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)
+      return self._read(last), lengths, cache
 
     def extend(
       tokens: Int[Array, "batch time"], positions: Int[Array, "batch time"], cache: Cache
     ) -> tuple[Outputs, Cache]:
-      batch, _, slots, _ = cache.keys[0].shape
-      places = jnp.broadcast_to(jnp.arange(slots)[None], (batch, slots))
-      context = stack.context(positions, None, key_positions=places)
+      context = stack.context(positions, None, key_positions=cache.places)
       hidden = self.embed(tokens, positions, None, None)
       hidden, cache = stack.extend(layers, hidden, context, positions, cache)
       return self._read(hidden), cache

@@ -7,10 +7,11 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Int
 
 from kdjax.errors import KdjaxError
 from kdjax.models import checks
-from kdjax.models.base import Batch, Model, functional
+from kdjax.models.base import Batch, Decoding, Model, functional
 from kdjax.models.layers import REMAT, check_segment, dropout_rngs
 from kdjax.models.transformer.block import LAYER_TAPS
 from kdjax.models.transformer.language_model import (
@@ -20,7 +21,7 @@ from kdjax.models.transformer.language_model import (
   mean_of_tokens,
 )
 from kdjax.models.transformer.spec import Seq2SeqSpec
-from kdjax.models.transformer.stack import Stack
+from kdjax.models.transformer.stack import Cache, Stack
 from kdjax.outputs import Outputs
 
 
@@ -79,6 +80,39 @@ class EncoderDecoder(nnx.Module):
     context, _ = self._context(*inputs, None)
     return self.decoder.run(hidden.astype(self.dtype), context, start=start, stop=stop)[0]
 
+  def decoding(self) -> Decoding:
+    """See `Model.decode`. The prompt is the source; the target begins with `spec.start`."""
+    decoder, layers = self.decoder, self.decoder.apart()
+
+    def prefill(
+      prompts: Int[Array, "batch source"], lengths: Int[Array, "batch"], new: int
+    ) -> tuple[Outputs, Array, Cache]:
+      check_length(prompts.shape[1], self.spec.encoder)
+      check_length(new, self.spec.decoder)
+      segments = (_positions(prompts) < lengths[:, None]).astype(jnp.int32)
+      start = jnp.full_like(prompts[:, :1], self.spec.start)
+      context, positions = self._context(prompts, segments, start, None, None)
+      # The start token and all new ones but the last, which nobody reads.
+      hidden, cache = decoder.fill(self.embed(start, positions, None, None), context, new)
+      return self._read(hidden), jnp.ones_like(lengths), cache
+
+    def extend(
+      tokens: Int[Array, "batch time"], positions: Int[Array, "batch time"], cache: Cache
+    ) -> tuple[Outputs, Cache]:
+      batch, _, _, source = cache.memory_mask.shape
+      seen = jnp.broadcast_to(cache.memory_mask, (batch, 1, tokens.shape[1], source))
+      context = decoder.context(positions, None, key_positions=cache.places, memory_mask=seen)
+      hidden = self.embed(tokens, positions, None, None)
+      hidden, cache = decoder.extend(layers, hidden, context, positions, cache)
+      return self._read(hidden), cache
+
+    return Decoding(prefill, extend)
+
+  def _read(self, hidden: Array) -> Outputs:
+    """The outputs `hidden` and `head` of the last layer's states."""
+    hidden = self.vocabulary.reads(self.decoder.finish(hidden))
+    return Outputs(hidden=hidden, head=self.vocabulary.head(self.embed))
+
 
 def _positions(tokens):
   return jnp.broadcast_to(jnp.arange(tokens.shape[1])[None], tokens.shape)
@@ -97,6 +131,7 @@ def encoder_decoder(spec: Seq2SeqSpec, *, remat: str = "none", dtype: str = "flo
 
   Returns:
     The model. Its taps are those of the decoder; `embedding` is the mean of the encoder's states.
+    It generates: the prompt is the source.
 
   Raises:
     KdjaxError: halves that do not fit; when traced, a sequence longer than max_positions.
@@ -126,4 +161,4 @@ def encoder_decoder(spec: Seq2SeqSpec, *, remat: str = "none", dtype: str = "flo
     taps=LAYER_TAPS | {"embedding", "hidden", "head", "logits", "segment"},
     num_classes=spec.vocab,
     spec=spec,
-  )._replace(decode=None)
+  )

@@ -151,6 +151,10 @@ class Spec:
     """For each layer, whether it sees a window only."""
     return self.local or (self.window is not None,) * self.depth
 
+  def room(self, new: int) -> int:
+    """How many tokens a prompt may have, so that `new` more can be written."""
+    return self.max_positions - new
+
   def replace(self, **changes: Any) -> Spec:
     """The spec with fields changed, checked again."""
     return dataclasses.replace(self, **changes)
@@ -158,10 +162,21 @@ class Spec:
 
 @dataclasses.dataclass(frozen=True)
 class Seq2SeqSpec:
-  """An encoder, and a decoder that attends to its states; they share the embedding."""
+  """An encoder, and a decoder that attends to its states; they share the embedding.
+
+  Attributes:
+    encoder: of the source.
+    decoder: of the target.
+    start: the token before a target's first one.
+  """
 
   encoder: Spec
   decoder: Spec
+  start: int = 0
+
+  def __post_init__(self):
+    fits = 0 <= self.start < self.vocab
+    checks.require(fits, "start", self.start, f"a token below {self.vocab}, the vocabulary")
 
   @property
   def family(self) -> str:
@@ -174,6 +189,10 @@ class Seq2SeqSpec:
   @property
   def tied(self) -> bool:
     return self.decoder.tied
+
+  def room(self, new: int) -> int:
+    """How many tokens a prompt may have, so that `new` more can be written."""
+    return self.encoder.max_positions if new <= self.decoder.max_positions else 0
 
   @property
   def stacks(self) -> dict[str, Spec]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from kdjax.models.expressions import resolve
 from kdjax.models.layers import REMAT, named, scan_layers, stacked
@@ -26,10 +26,21 @@ class Cache(NamedTuple):
   Attributes:
     keys: for each layer [B, G, N, K].
     values: for each layer [B, G, N, K].
+    memory: for each layer the keys and values of an encoder's states, each [B, G, S, K]; () of a
+      model without an encoder.
+    memory_mask: which of those states are seen, [B, 1, 1, S].
   """
 
   keys: tuple[Float[Array, "batch kv_head slot head_dim"], ...]
   values: tuple[Float[Array, "batch kv_head slot head_dim"], ...]
+  memory: tuple[tuple[Array, Array], ...] = ()
+  memory_mask: Bool[Array, "batch 1 1 source"] | None = None
+
+  @property
+  def places(self) -> Int[Array, "batch slot"]:
+    """The position of each slot."""
+    batch, _, slots, _ = self.keys[0].shape
+    return jnp.broadcast_to(jnp.arange(slots)[None], (batch, slots))
 
 
 class Stack(nnx.Module):
@@ -141,13 +152,16 @@ class Stack(nnx.Module):
     self, hidden: Array, context: Context, slots: int
   ) -> tuple[Float[Array, "batch time width"], Cache]:
     """All layers on the first T tokens, and a cache of N = `slots` that holds them."""
-    hidden, seen = self.run(hidden, context, taps=frozenset({"keys", "values"}))
+    taps = {"keys", "values"} | ({"memory_keys", "memory_values"} if self.spec.cross else set())
+    hidden, seen = self.run(hidden, context, taps=frozenset(taps))
     room = ((0, 0), (0, 0), (0, slots - hidden.shape[1]), (0, 0))
 
-    def held(stacked: Array) -> tuple[Array, ...]:
-      return tuple(jnp.pad(layer.swapaxes(1, 2), room) for layer in stacked)
+    def held(tap: str) -> list[Array]:
+      return [layer.swapaxes(1, 2) for layer in seen[tap]] if tap in seen else []
 
-    return hidden, Cache(held(seen["keys"]), held(seen["values"]))
+    keys, values = (tuple(jnp.pad(a, room) for a in held(tap)) for tap in ("keys", "values"))
+    memory = tuple(zip(held("memory_keys"), held("memory_values"), strict=True))
+    return hidden, Cache(keys, values, memory, context.memory_mask)
 
   def apart(self) -> list[Block]:
     """The layers one by one, for `extend`: each with weights of its own."""
@@ -182,10 +196,11 @@ class Stack(nnx.Module):
       held.append(tuple(a.at[place].set(b.swapaxes(1, 2)) for a, b in zip(old, new, strict=True)))
       return tuple(a.swapaxes(1, 2) for a in held[-1])
 
-    for layer, local in zip(layers, self.spec.is_local, strict=True):
-      hidden, _ = layer(hidden, context, local=local, remember=remember)
+    for i, (layer, local) in enumerate(zip(layers, self.spec.is_local, strict=True)):
+      across = tuple(a.swapaxes(1, 2) for a in cache.memory[i]) if cache.memory else None
+      hidden, _ = layer(hidden, context, local=local, remember=remember, across=across)
     keys, values = zip(*held, strict=True)
-    return hidden, Cache(keys, values)
+    return hidden, cache._replace(keys=keys, values=values)
 
   def finish(self, hidden: Array) -> Array:
     """The final norm."""

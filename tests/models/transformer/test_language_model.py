@@ -50,15 +50,18 @@ def test_decoding_with_a_cache_is_the_whole_pass(name):
   def decoded(variables, tokens):
     decoding = model.decode(variables)
     places = jnp.broadcast_to(jnp.arange(length)[None], tokens.shape)
-    out, cache = decoding.prefill(tokens[:, :11], length)
+    ends = jnp.full(len(tokens), 11)
+    out, begin, cache = decoding.prefill(tokens[:, :13], ends, length)
     logits = [out.head.logits(out.hidden)]
     # Some tokens at once, then one by one.
     for start, stop in [(11, 16), *((i, i + 1) for i in range(16, 19))]:
       out, cache = decoding.extend(tokens[:, start:stop], places[:, start:stop], cache)
       logits.append(out.head.logits(out.hidden))
-    return jnp.concatenate(logits, axis=1)
+    return jnp.concatenate(logits, axis=1), begin
 
-  np.testing.assert_allclose(decoded(variables, tokens), whole[:, :19], atol=5e-5)
+  given, begin = decoded(variables, tokens)
+  np.testing.assert_allclose(given, whole[:, 10:19], atol=5e-5)
+  assert begin.tolist() == [11] * len(tokens)
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3", "bert", "gpt_neox"])
