@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -59,12 +59,13 @@ def low_rank(
   if model.start is None:
     raise KdjaxError("an adapter needs weights to adapt; take a pretrained model")
   abstract = jax.eval_shape(model.init, jax.random.key(0))
-  kernels = _kernels(abstract.params, targets)
+  kernels = kernels_of(abstract.params, targets)
 
   def adapters(rng: jax.Array, base: PyTree) -> PyTree:
     out = {}
-    for index, (path, (shape, inputs)) in enumerate(kernels.items()):
-      depth, ins, outs = shape[0], shape[1 : 1 + inputs], shape[1 + inputs :]
+    for index, (path, (array, inputs)) in enumerate(kernels.items()):
+      depth, shape = array.shape[0], array.shape[1:]
+      ins, outs = shape[:inputs], shape[inputs:]
       size_in, size_out = math.prod(ins), math.prod(outs)
       key = jax.random.fold_in(rng, index)
       out[path] = {
@@ -93,6 +94,8 @@ def low_rank(
     return ModelVars(adapters(rng, base.params), base.state, base.params)
 
   def start(shardings: ModelVars | None = None, dtype: Any = None) -> ModelVars:
+    if dtype == "int8":
+      raise KdjaxError("weights under an adapter cannot be in int8; merge the adapter first")
     placed = None if shardings is None else ModelVars(shardings.frozen, shardings.state)
     base = model.start(placed, dtype)
     own = None if shardings is None else shardings.params
@@ -129,11 +132,11 @@ def merge_adapters(variables: ModelVars) -> ModelVars:
 
 def quantize_params(params: PyTree) -> PyTree:
   """A transformer's parameters with the linear layers of its blocks in int8."""
-  kernels = _kernels(params, tuple(LINEAR))
+  kernels = kernels_of(params, tuple(LINEAR))
 
   def one(path, leaf):
     name = jax.tree_util.keystr(path, simple=True, separator="/")
-    return quantize(leaf, inputs=kernels[name][1]) if name in kernels else leaf
+    return quantize(leaf, inputs=kernels[name].inputs) if name in kernels else leaf
 
   return jax.tree_util.tree_map_with_path(one, params)
 
@@ -147,14 +150,21 @@ def quantized_axes(axes: PyTree, params: PyTree) -> PyTree:
   return jax.tree.map(one, params, axes, is_leaf=is_expression)
 
 
-def _kernels(params: PyTree, targets: Sequence[str]) -> Mapping[str, tuple[tuple[int, ...], int]]:
-  """Path to (shape, number of input axes) of each target's kernel, stacked over layers."""
+class Kernel(NamedTuple):
+  """A linear layer's weight, stacked over layers, and how many axes it sums over."""
+
+  array: Any
+  inputs: int
+
+
+def kernels_of(params: PyTree, targets: Sequence[str]) -> dict[str, Kernel]:
+  """Path to kernel of the linear layers in blocks that have these names."""
   found = {}
   for path, leaf in jax.tree_util.tree_leaves_with_path(params):
     name = jax.tree_util.keystr(path, simple=True, separator="/")
     parts = name.split("/")
     if len(parts) > 2 and parts[-1] == "kernel" and parts[-2] in targets and "blocks" in parts:
-      found[name] = (leaf.shape, LINEAR[parts[-2]])
+      found[name] = Kernel(leaf, LINEAR[parts[-2]])
   if not found:
     raise KdjaxError(
       f"the model has none of the layers {', '.join(targets)} in blocks; adapters and int8 are for"

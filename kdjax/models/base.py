@@ -55,8 +55,8 @@ class Model(NamedTuple):
       axis name (or None) per dimension. Logical: a rule table maps them to mesh axes.
     taps: the taps this model can give.
     num_classes: size of the last axis of the logits.
-    start: `start(shardings=None, dtype=None) -> ModelVars` reads the weights to begin with; None
-      where they are random.
+    start: `start(shardings=None, dtype=None) -> ModelVars` reads the weights to begin with, in int8
+      rounded tensor by tensor; None where they are random.
     frozen: the model's `ModelVars.frozen`, which no checkpoint holds; () for most.
     frozen_axes: axis names of `frozen`, as `axes` gives them.
     merged: `merged(variables)` of the model that it adapts, of which nothing is frozen; None where

@@ -59,11 +59,9 @@ def build_teacher(
   folders = given or list(trained)
   if model.start is not None and not folders:
     if abstract:
-      weights = jax.eval_shape(model.init, jax.random.key(0))
-    else:
-      placed = _placed(model, make_mesh(**config["mesh"]), rules)
-      weights = model.start(placed, None if spec["dtype"] == "int8" else spec["dtype"])
-    return _cast(model, weights, spec["dtype"], abstract)
+      return _cast(model, jax.eval_shape(model.init, jax.random.key(0)), spec["dtype"], abstract)
+    placed = _placed(model, make_mesh(**config["mesh"]), rules)
+    return teachers.frozen(model, model.start(placed, spec["dtype"]))
   if abstract:
     weights = [jax.eval_shape(model.init, jax.random.key(0))] * (len(given) or spec["count"])
     with within("config.teacher.checkpoint"):

@@ -95,5 +95,7 @@ def test_a_checkpoint_with_a_tokenizer_writes_text(tmp_path):
 
 @pytest.mark.parametrize(("length", "new"), [(25, 20), (24, 21)])
 def test_more_than_the_positions_is_told(length, new):
-  with pytest.raises(KdjaxError, match="more than the 24 that the encoder and the 20 that the deco"):
+  with pytest.raises(
+    KdjaxError, match="more than the 24 that the encoder and the 20 that the deco"
+  ):
     Generator(tight("mu"))(tiny("mu")[2], [[3] * length], max_new_tokens=new)

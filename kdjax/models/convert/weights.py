@@ -12,10 +12,12 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from kdjax.errors import KdjaxError
+from kdjax.models.adapters import LINEAR, kernels_of
 from kdjax.models.base import Model, ModelVars
 from kdjax.models.convert.checkpoint import Checkpoint
 from kdjax.models.convert.mapping import IGNORED, TIED, Entry, entries_of
 from kdjax.models.convert.specs import spec_of
+from kdjax.models.expressions import Quantized, quantize
 from kdjax.models.transformer.spec import Seq2SeqSpec, Spec
 
 PyTree = Any
@@ -33,7 +35,8 @@ def load_weights(
   """Reads a checkpoint's weights onto the devices.
 
   Tensors are read one by one, each device takes its part, and layers are written into their stack
-  in place: the host holds one tensor of the checkpoint at a time.
+  in place: the host holds one tensor of the checkpoint at a time. In int8, a kernel is rounded as
+  it is read: its stack never exists in float32.
 
   Args:
     checkpoint: from `open_checkpoint`.
@@ -42,7 +45,8 @@ def load_weights(
       default device.
     layers: for each stack, which layer of the checkpoint becomes layer 0, 1, ... of the model; the
       checkpoint's own order where None.
-    dtype: of the parameters; their own (float32) where None.
+    dtype: of the parameters; their own (float32) where None. "int8" rounds the linear layers of the
+      blocks, as `quantize_params` does, and leaves the rest.
 
   Returns:
     The model's variables.
@@ -58,21 +62,33 @@ def load_weights(
   entries = entries_of(spec)
   chosen = _layers(spec, layers)
   _check(checkpoint, entries, flat, chosen, spec)
+  rounded = kernels_of(abstract.params, tuple(LINEAR)) if dtype == "int8" else {}
 
-  out: dict[str, jax.Array] = {}
+  out: dict[str, Any] = {}
+
+  def write(path: str, part: jax.Array, layer: int, depth: int, sharding) -> None:
+    """Puts one layer in its place of the stack."""
+    if path not in out:
+      shape, kind = (depth, *part.shape), part.dtype
+      out[path] = jax.jit(lambda: jnp.zeros(shape, kind), out_shardings=sharding)()
+    out[path] = _write(sharding)(out[path], part, layer)
 
   def place(path: str, part: np.ndarray, layer: int | None) -> None:
-    shape = flat[path].shape
-    kind = jnp.dtype(flat[path].dtype if dtype is None else dtype)
+    own = flat[path].dtype if dtype in (None, "int8") else dtype
     sharding = None if placed is None else placed[path]
-    part = np.ascontiguousarray(part).astype(kind)
+    part = np.ascontiguousarray(part).astype(jnp.dtype(own))
     if layer is None:
       out[path] = _put(part, sharding)
       return
-    if path not in out:
-      out[path] = jax.jit(lambda: jnp.zeros(shape, kind), out_shardings=sharding)()
     inner = None if sharding is None else _without_first(sharding)
-    out[path] = _write(sharding)(out[path], _put(part, inner), layer)
+    array, depth = _put(part, inner), flat[path].shape[0]
+    if path not in rounded:
+      write(path, array, layer, depth, sharding)
+      return
+    inputs = rounded[path].inputs
+    expression = quantize(array[None], inputs=inputs)
+    write(f"{path}/values", expression.values[0], layer, depth, sharding)
+    write(f"{path}/scale", expression.scale[0], layer, depth, _of_scale(sharding, inputs))
 
   for entry in entries:
     depths = chosen[entry.stack] if entry.layered else [None]
@@ -81,6 +97,8 @@ def load_weights(
       array = checkpoint.read(_name(entry, theirs))
       for path, part in zip(entry.ours, entry.layout.read(array, shapes), strict=True):
         place(path, part, ours if entry.layered else None)
+  for path in rounded:
+    out[path] = Quantized(out.pop(f"{path}/values"), out.pop(f"{path}/scale"))
   return ModelVars(_nest(out), abstract.state)
 
 
@@ -188,6 +206,14 @@ def _write(sharding):
 
 def _without_first(sharding: NamedSharding) -> NamedSharding:
   return NamedSharding(sharding.mesh, PartitionSpec(*tuple(sharding.spec)[1:]))
+
+
+def _of_scale(sharding: NamedSharding | None, inputs: int) -> NamedSharding | None:
+  """Of an int8 stack's scales, which have no extent along the inputs."""
+  if sharding is None:
+    return None
+  names = [None if 1 <= axis <= inputs else name for axis, name in enumerate(sharding.spec)]
+  return NamedSharding(sharding.mesh, PartitionSpec(*names))
 
 
 def _flatten(tree: PyTree) -> dict[str, Any]:
