@@ -27,7 +27,7 @@ class Checkpoint:
   Attributes:
     path: the folder or the GGUF file.
     config: what config.json holds; for GGUF the same fields, made from its metadata.
-    tensors: by name.
+    tensors: by name, that of `mapping.py` where a tensor goes by several.
   """
 
   path: Path

@@ -11,6 +11,7 @@ from kdjax.errors import KdjaxError
 from kdjax.models.convert import safetensor
 from kdjax.models.convert.checkpoint import Checkpoint, Stored
 from kdjax.models.convert.gguf import open_gguf
+from kdjax.models.convert.names import canonical
 from kdjax.paths import locate
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -42,7 +43,11 @@ def open_checkpoint(name: str | Path) -> Checkpoint:
   weights = [path / file for file in (WHOLE, INDEX) if (path / file).exists()]
   if weights:
     config = _read_json(path / "config.json")
-    return Checkpoint(path, config, _read_tensors(weights[0]))
+    tensors = _read_tensors(weights[0])
+    try:
+      return Checkpoint(path, config, canonical(config.get("model_type"), tensors))
+    except KdjaxError as error:
+      raise KdjaxError(f"{path}: {error}") from None
   found = [child for child in children if child.suffix == ".gguf"]
   if len(found) == 1:
     return _open_file(found[0])
