@@ -25,6 +25,7 @@ def pretrained(
   adapter: Mapping[str, Any] | None = None,
   remat: str = "none",
   dtype: str = "float32",
+  attention: str = "auto",
 ) -> Model:
   """A language model, encoder or encoder-decoder from a checkpoint, whole or with some layers.
 
@@ -37,6 +38,7 @@ def pretrained(
     adapter: arguments of `low_rank`, to train adapters alone; None trains all weights.
     remat: see `language_model`.
     dtype: compute dtype.
+    attention: what computes it, see `language_model`.
 
   Returns:
     The model; its `start` reads the weights.
@@ -46,14 +48,15 @@ def pretrained(
   """
   checkpoint = open_checkpoint(path)
   whole = spec_of(checkpoint.config, checkpoint.names)
+  options = {"remat": remat, "dtype": dtype, "attention": attention}
   if isinstance(whole, Seq2SeqSpec):
     if layers is not None:
       raise KdjaxError("layers of an encoder-decoder cannot be selected; leave layers out")
-    model, chosen = encoder_decoder(whole, remat=remat, dtype=dtype), None
+    model, chosen = encoder_decoder(whole, **options), None
   else:
     kept = select_layers(whole.depth, layers, select)
     spec = keep_layers(whole, kept)
-    model, chosen = language_model(spec, remat=remat, dtype=dtype), {"stack": kept}
+    model, chosen = language_model(spec, **options), {"stack": kept}
   if not weights:
     return model
 
@@ -115,6 +118,7 @@ def decoder(
   dropout: float = 0.0,
   remat: str = "none",
   dtype: str = "float32",
+  attention: str = "auto",
 ) -> Model:
   """A causal language model of Llama's form with random weights.
 
@@ -131,6 +135,7 @@ def decoder(
     dropout: in [0, 1).
     remat: see `language_model`.
     dtype: compute dtype.
+    attention: what computes it, see `language_model`.
 
   Raises:
     KdjaxError: a field out of its range.
@@ -150,4 +155,4 @@ def decoder(
     tied=tied,
     dropout=dropout,
   )
-  return language_model(spec, remat=remat, dtype=dtype)
+  return language_model(spec, remat=remat, dtype=dtype, attention=attention)

@@ -11,12 +11,16 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
+from kdjax.errors import KdjaxError
+from kdjax.models import checks
 from kdjax.models.layers import named
 from kdjax.models.transformer.norm import Norm
 from kdjax.models.transformer.positions import rotate
 from kdjax.models.transformer.spec import Spec
 
 INIT = nnx.initializers.normal(0.02)
+# Names of what computes attention to those of `jax.nn.dot_product_attention`.
+ATTENTION = {"auto": None, "cudnn": "cudnn", "xla": "xla"}
 _MASKED = -1e30
 
 
@@ -31,6 +35,7 @@ def attend(
   softcap: float | None = None,
   causal: bool = False,
   probabilities: bool = False,
+  implementation: str | None = None,
 ) -> tuple[Float[Array, "batch time head head_dim"], Array | None]:
   """Scaled dot-product attention with grouped heads.
 
@@ -44,14 +49,27 @@ def attend(
     softcap: scores become cap * tanh(scores / cap) before bias and mask.
     causal: without a mask, a query sees no key that stands after it.
     probabilities: also returns them, [B, H, T, S] float32.
+    implementation: of `jax.nn.dot_product_attention`, where that is used.
 
   Returns:
     [B, T, H, K] and the probabilities or None. Without softcap and probabilities, and of more than
     one query, it is `jax.nn.dot_product_attention`, whose fused paths never hold [T, S] arrays.
+
+  Raises:
+    KdjaxError: cuDNN, a mask and an odd length, which it has no gradient for.
   """
   if softcap is None and not probabilities and query.shape[1] > 1:
+    if implementation == "cudnn" and mask is not None and (mask.shape[2] % 2 or mask.shape[3] % 2):
+      raise KdjaxError(
+        f"attention = 'cudnn' of {mask.shape[2]} queries on {mask.shape[3]} keys with a mask"
+        " (packed rows, a window): it wants even numbers; change the sequence length by one, or"
+        " set attention = 'auto'"
+      )
     fused = functools.partial(
-      jax.nn.dot_product_attention, scale=scale, is_causal=causal and mask is None
+      jax.nn.dot_product_attention,
+      scale=scale,
+      is_causal=causal and mask is None,
+      implementation=implementation,
     )
     # Scores are computed again in the backward pass: they are cheaper than to keep, as [T, S].
     fused = jax.checkpoint(fused, prevent_cse=False)
@@ -77,10 +95,29 @@ def attend(
   return out, probs if probabilities else None
 
 
+def check_attention(name: str, spec: Spec, dtype: str) -> None:
+  """Raises KdjaxError for an implementation that does not exist or cannot compute the model."""
+  checks.one_of("attention", name, ATTENTION)
+  if name != "cudnn":
+    return
+  if dtype != "bfloat16":
+    raise KdjaxError(f"attention = 'cudnn' computes in bfloat16; dtype is {dtype!r}")
+  if spec.attention_softcap is not None or spec.position == "relative":
+    own = "relative positions" if spec.position == "relative" else "soft caps"
+    raise KdjaxError(f"attention = 'cudnn' has no {own}, as this model has; take 'auto'")
+  if spec.head_dim % 8 or spec.head_dim > 256:
+    raise KdjaxError(
+      f"attention = 'cudnn' wants a head_dim that 8 divides and of at most 256; this model's is"
+      f" {spec.head_dim}; take 'auto'"
+    )
+  if (found := jax.default_backend()) != "gpu":
+    raise KdjaxError(f"attention = 'cudnn' wants an NVIDIA GPU; jax runs on {found!r}; take 'auto'")
+
+
 class Attention(nnx.Module):
   """Projections to and from heads; `__call__` attends, `project` and `read` are its halves."""
 
-  def __init__(self, spec: Spec, *, dtype: Any, rngs: nnx.Rngs):
+  def __init__(self, spec: Spec, *, dtype: Any, attention: str, rngs: nnx.Rngs):
     general = functools.partial(nnx.LinearGeneral, dtype=dtype, kernel_init=INIT, rngs=rngs)
 
     def into(heads: int, name: str) -> nnx.LinearGeneral:
@@ -109,6 +146,7 @@ class Attention(nnx.Module):
     self.qk_norm = spec.qk_norm
     self.scale = spec.head_dim**-0.5 if spec.attention_scale is None else spec.attention_scale
     self.softcap = spec.attention_softcap
+    self.implementation = ATTENTION[attention]
 
   def queries(self, hidden: Array, rope: tuple[Array, Array] | None) -> Array:
     query = self.query(hidden)
@@ -125,6 +163,6 @@ class Attention(nnx.Module):
     """(what the layer adds to the residual stream, probabilities or None)."""
     attended, probs = attend(
       query, key, value, mask=mask, bias=bias, scale=self.scale, softcap=self.softcap,
-      causal=causal, probabilities=probabilities,
+      causal=causal, probabilities=probabilities, implementation=self.implementation,
     )  # fmt: skip
     return self.out(checkpoint_name(attended, "attended")), probs

@@ -81,13 +81,14 @@ class MLP(nnx.Module):
 class Block(nnx.Module):
   """Attention and MLP with their norms, and cross-attention between them where the spec has it."""
 
-  def __init__(self, spec: Spec, *, dtype: Any, rngs: nnx.Rngs):
+  def __init__(self, spec: Spec, *, dtype: Any, attention: str, rngs: nnx.Rngs):
+    attend = functools.partial(Attention, spec, dtype=dtype, attention=attention, rngs=rngs)
     norm = functools.partial(Norm, spec.norm, spec.width, spec.norm_eps, rngs=rngs)
     self.norm_attention = norm()
-    self.attention = Attention(spec, dtype=dtype, rngs=rngs)
+    self.attention = attend()
     if spec.cross:
       self.norm_cross = norm()
-      self.cross_attention = Attention(spec, dtype=dtype, rngs=rngs)
+      self.cross_attention = attend()
     self.norm_mlp = norm()
     self.mlp = MLP(spec, dtype=dtype, rngs=rngs)
     if spec.block == "sandwich":

@@ -14,7 +14,7 @@ from kdjax.errors import KdjaxError
 from kdjax.models import checks
 from kdjax.models.base import Batch, Decoding, Model, functional
 from kdjax.models.layers import REMAT, check_segment, dropout_rngs, linear, named
-from kdjax.models.transformer.attention import INIT
+from kdjax.models.transformer.attention import INIT, check_attention
 from kdjax.models.transformer.block import _ACTIVATIONS, LAYER_TAPS
 from kdjax.models.transformer.norm import Norm
 from kdjax.models.transformer.spec import Spec
@@ -128,9 +128,9 @@ class Vocabulary(nnx.Module):
 class LanguageModel(nnx.Module):
   """Tokens to states to logits."""
 
-  def __init__(self, spec: Spec, *, dtype: Any, remat: str, rngs: nnx.Rngs):
+  def __init__(self, spec: Spec, *, dtype: Any, remat: str, attention: str, rngs: nnx.Rngs):
     self.embed = Embed(spec, dtype=dtype, rngs=rngs)
-    self.stack = Stack(spec, dtype=dtype, remat=remat, rngs=rngs)
+    self.stack = Stack(spec, dtype=dtype, remat=remat, attention=attention, rngs=rngs)
     if spec.head:
       self.vocabulary = Vocabulary(spec, dtype=dtype, rngs=rngs)
     self.spec = spec
@@ -235,7 +235,9 @@ def check_length(length: int, spec: Spec) -> None:
     )
 
 
-def language_model(spec: Spec, *, remat: str = "none", dtype: str = "float32") -> Model:
+def language_model(
+  spec: Spec, *, remat: str = "none", dtype: str = "float32", attention: str = "auto"
+) -> Model:
   """The model that a spec describes.
 
   Batches have `tokens` int32 [B, T], and may have `segment_ids` [B, T] (0 for padding, then 1, 2,
@@ -247,6 +249,10 @@ def language_model(spec: Spec, *, remat: str = "none", dtype: str = "float32") -
     remat: what the backward pass recomputes instead of keeping: "none", "mlp" or "full".
     dtype: compute dtype, "float32" or "bfloat16". Parameters are float32; norms, softmax, rotations
       and logits are computed in float32.
+    attention: what computes it: "auto" (what JAX chooses), "xla", or "cudnn", whose kernels are for
+      GPUs, bfloat16 and models without soft caps and relative positions. Where the probabilities
+      themselves are asked for, by the tap "attention", and of one token at a time, it is plain
+      products in each case.
 
   Returns:
     The model, with the taps hidden_states (after each layer, before the final norm), queries and
@@ -258,11 +264,14 @@ def language_model(spec: Spec, *, remat: str = "none", dtype: str = "float32") -
   """
   checks.one_of("remat", remat, REMAT)
   compute_dtype = checks.compute_dtype(dtype)
+  check_attention(attention, spec, dtype)
   taps = LAYER_TAPS | {"embedding", "hidden", "segment"}
   if spec.head:
     taps |= {"logits", "head"}
   model = functional(
-    lambda rngs: LanguageModel(spec, dtype=compute_dtype, remat=remat, rngs=rngs),
+    lambda rngs: LanguageModel(
+      spec, dtype=compute_dtype, remat=remat, attention=attention, rngs=rngs
+    ),
     inputs=text_input(spec),
     taps=taps,
     num_classes=spec.vocab,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from kdjax.errors import KdjaxError
 from kdjax.models import checks
 from kdjax.models.base import Batch, Decoding, Model, functional
 from kdjax.models.layers import REMAT, check_segment, dropout_rngs
+from kdjax.models.transformer.attention import check_attention
 from kdjax.models.transformer.block import LAYER_TAPS
 from kdjax.models.transformer.language_model import (
   Embed,
@@ -28,10 +30,11 @@ from kdjax.outputs import Outputs
 class EncoderDecoder(nnx.Module):
   """Source tokens to states; target tokens, which attend to them, to logits."""
 
-  def __init__(self, spec: Seq2SeqSpec, *, dtype: Any, remat: str, rngs: nnx.Rngs):
+  def __init__(self, spec: Seq2SeqSpec, *, dtype: Any, remat: str, attention: str, rngs: nnx.Rngs):
+    stack = functools.partial(Stack, dtype=dtype, remat=remat, attention=attention, rngs=rngs)
     self.embed = Embed(spec.decoder, dtype=dtype, rngs=rngs)
-    self.encoder = Stack(spec.encoder, dtype=dtype, remat=remat, rngs=rngs)
-    self.decoder = Stack(spec.decoder, dtype=dtype, remat=remat, rngs=rngs)
+    self.encoder = stack(spec.encoder)
+    self.decoder = stack(spec.decoder)
     self.vocabulary = Vocabulary(spec.decoder, dtype=dtype, rngs=rngs)
     self.spec = spec
     self.dtype = dtype
@@ -118,7 +121,9 @@ def _positions(tokens):
   return jnp.broadcast_to(jnp.arange(tokens.shape[1])[None], tokens.shape)
 
 
-def encoder_decoder(spec: Seq2SeqSpec, *, remat: str = "none", dtype: str = "float32") -> Model:
+def encoder_decoder(
+  spec: Seq2SeqSpec, *, remat: str = "none", dtype: str = "float32", attention: str = "auto"
+) -> Model:
   """The encoder-decoder that a spec describes.
 
   Batches have `tokens` int32 [B, S] (the source) and `decoder_tokens` int32 [B, T] (what stands
@@ -128,6 +133,7 @@ def encoder_decoder(spec: Seq2SeqSpec, *, remat: str = "none", dtype: str = "flo
     spec: of both halves.
     remat: see `language_model`.
     dtype: see `language_model`.
+    attention: see `language_model`.
 
   Returns:
     The model. Its taps are those of the decoder; `embedding` is the mean of the encoder's states.
@@ -143,6 +149,8 @@ def encoder_decoder(spec: Seq2SeqSpec, *, remat: str = "none", dtype: str = "flo
   checks.require(decoder.cross and decoder.causal, "decoder.cross", decoder.cross, "True")
   checks.require(not encoder.causal, "encoder.causal", encoder.causal, "False")
   compute_dtype = checks.compute_dtype(dtype)
+  for half in (encoder, decoder):
+    check_attention(attention, half, dtype)
 
   def inputs(batch: Batch) -> tuple[Any, ...]:
     for key in ("tokens", "decoder_tokens"):
@@ -156,7 +164,9 @@ def encoder_decoder(spec: Seq2SeqSpec, *, remat: str = "none", dtype: str = "flo
     return tuple(batch.get(key) for key in keys)
 
   return functional(
-    lambda rngs: EncoderDecoder(spec, dtype=compute_dtype, remat=remat, rngs=rngs),
+    lambda rngs: EncoderDecoder(
+      spec, dtype=compute_dtype, remat=remat, attention=attention, rngs=rngs
+    ),
     inputs=inputs,
     taps=LAYER_TAPS | {"embedding", "hidden", "head", "logits", "segment"},
     num_classes=spec.vocab,

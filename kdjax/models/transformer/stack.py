@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -46,8 +47,9 @@ class Cache(NamedTuple):
 class Stack(nnx.Module):
   """The layers of a transformer, with its relative positions and final norm."""
 
-  def __init__(self, spec: Spec, *, dtype: Any, remat: str, rngs: nnx.Rngs):
-    self.blocks = stacked(lambda rngs: Block(spec, dtype=dtype, rngs=rngs), spec.depth, rngs)
+  def __init__(self, spec: Spec, *, dtype: Any, remat: str, attention: str, rngs: nnx.Rngs):
+    block = functools.partial(Block, spec, dtype=dtype, attention=attention)
+    self.blocks = stacked(lambda rngs: block(rngs=rngs), spec.depth, rngs)
     if spec.position == "relative":
       table = 0.1 * jax.random.normal(rngs.params(), (spec.relative_buckets, spec.heads))
       self.relative = nnx.Param(table, **named(None, "heads"))
@@ -164,7 +166,11 @@ class Stack(nnx.Module):
     return hidden, Cache(keys, values, memory, context.memory_mask)
 
   def apart(self) -> list[Block]:
-    """The layers one by one, for `extend`: each with weights of its own."""
+    """The layers one by one, for `extend`: each with weights of its own, expressions computed.
+
+    They are held beside the stack while a text is written; computed for each token, an adapter or
+    int8 values would cost as much as the token does.
+    """
     graphdef, params, state = nnx.split(self.blocks, nnx.Param, ...)
 
     def layer(i: int) -> Block:
