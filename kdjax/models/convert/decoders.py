@@ -10,11 +10,12 @@ from kdjax.models.convert.fields import (
   Names,
   activation_of,
   name_of,
+  refuse,
   rope_of,
   rope_parameters,
   tied_of,
 )
-from kdjax.models.transformer.spec import Rope, Spec
+from kdjax.models.transformer.spec import Spec
 
 
 def read_llama(config: Config, names: Names) -> Spec:
@@ -49,11 +50,15 @@ def read_llama(config: Config, names: Names) -> Spec:
 
 def _windows(config: Config, depth: int) -> tuple[int | None, tuple[bool, ...]]:
   """(window, which layers have it)."""
-  window = config.get("sliding_window")
-  if window is None or not config.get("use_sliding_window", True):
+  family = config["model_type"]
+  # What a config leaves out is the default of its family in transformers.
+  window = config.get("sliding_window", None if family == "llama" else 4096)
+  if window is None or not config.get("use_sliding_window", family not in ("qwen2", "qwen3")):
     return None, ()
+  if family == "mistral":
+    refuse(config, "layer_types")
   kinds = config.get("layer_types")
-  if kinds is None and config["model_type"] in ("qwen2", "qwen3"):
+  if kinds is None and family in ("qwen2", "qwen3"):
     first = config.get("max_window_layers", 28)
     kinds = ["sliding_attention" if i >= first else "full_attention" for i in range(depth)]
   if kinds is None:
@@ -102,6 +107,7 @@ def write_llama(spec: Spec) -> dict[str, Any]:
 
 
 def read_gemma(config: Config, names: Names) -> Spec:
+  refuse(config, "use_bidirectional_attention")
   depth, width = config["num_hidden_layers"], config["hidden_size"]
   third = config["model_type"] == "gemma3_text"
   kinds = config.get("layer_types")
@@ -109,12 +115,13 @@ def read_gemma(config: Config, names: Names) -> Spec:
     step = config.get("sliding_window_pattern", 6) if third else 2
     kinds = ["full_attention" if (i + 1) % step == 0 else "sliding_attention" for i in range(depth)]
   window, local = _windows({**config, "layer_types": kinds}, depth)
-  rope, local_rope = rope_of(config), None
   if third:
-    rope = rope_of(config, "full_attention")
-    local_rope = rope_of(config, "sliding_attention")
-    if "rope_parameters" not in config:
-      local_rope = Rope(config.get("rope_local_base_freq", 10000.0))
+    rope = rope_of({"rope_theta": 1e6, **config}, "full_attention")
+    near = {"rope_theta": config.get("rope_local_base_freq", 10000.0)}
+    near |= {key: config[key] for key in ("model_type", "rope_parameters") if config.get(key)}
+    local_rope = rope_of(near, "sliding_attention")  # `rope_scaling` is of the others alone
+  else:
+    rope, local_rope = rope_of(config), None
   return Spec(
     family=config["model_type"],
     vocab=config["vocab_size"],
@@ -134,8 +141,8 @@ def read_gemma(config: Config, names: Names) -> Spec:
     local=local,
     qk_norm=third,
     attention_scale=config["query_pre_attn_scalar"] ** -0.5,
-    attention_softcap=config.get("attn_logit_softcapping"),
-    logit_softcap=config.get("final_logit_softcapping"),
+    attention_softcap=config.get("attn_logit_softcapping", None if third else 50.0),
+    logit_softcap=config.get("final_logit_softcapping", None if third else 30.0),
     embed_scale=width**0.5,
     qkv_bias=bool(config.get("attention_bias", False)),
     out_bias=bool(config.get("attention_bias", False)),
@@ -162,11 +169,7 @@ def write_gemma(spec: Spec) -> dict[str, Any]:
 
 def read_gpt2(config: Config, names: Names) -> Spec:
   width, heads = config["n_embd"], config["n_head"]
-  if config.get("scale_attn_by_inverse_layer_idx") or config.get("add_cross_attention"):
-    raise KdjaxError(
-      "config.json: scale_attn_by_inverse_layer_idx and add_cross_attention of GPT-2 are not"
-      " supported; they must be false"
-    )
+  refuse(config, "scale_attn_by_inverse_layer_idx", "add_cross_attention")
   return Spec(
     family="gpt2",
     vocab=config["vocab_size"],
@@ -207,9 +210,7 @@ def write_gpt2(spec: Spec) -> dict[str, Any]:
 
 def read_gpt_neox(config: Config, names: Names) -> Spec:
   width, heads = config["hidden_size"], config["num_attention_heads"]
-  rope = rope_of(config)
-  if "rope_parameters" not in config and "rotary_pct" not in config:
-    rope = Rope(rope.theta, 0.25, rope.scaling)
+  rope = rope_of({"rotary_pct": 0.25, **config})
   bias = bool(config.get("attention_bias", True))
   return Spec(
     family="gpt_neox",

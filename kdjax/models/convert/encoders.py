@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from kdjax.errors import KdjaxError
 from kdjax.models.convert.fields import (
   Config,
   Names,
   activation_of,
   name_of,
+  refuse,
   tied_of,
 )
 from kdjax.models.transformer.spec import Spec
@@ -16,6 +18,9 @@ from kdjax.models.transformer.spec import Spec
 
 def read_bert(config: Config, names: Names) -> Spec:
   """BERT (and MiniLM, which has its form) and RoBERTa."""
+  refuse(config, "is_decoder", "add_cross_attention")
+  if (kind := config.get("position_embedding_type", "absolute")) != "absolute":
+    raise KdjaxError(f"config.json: position_embedding_type = {kind!r} must be 'absolute'")
   roberta = config["model_type"] == "roberta"
   head = "lm_head.bias" if roberta else "cls.predictions.bias"
   offset = config["pad_token_id"] + 1 if roberta else 0

@@ -22,7 +22,9 @@ ACTIVATIONS = {
 
 
 def activation_of(config: Config, *fields: str) -> str:
-  name = next(config[field] for field in fields if config.get(field) is not None)
+  name = next((config[field] for field in fields if config.get(field) is not None), None)
+  if name is None:
+    raise KeyError(fields[0])
   if name not in ACTIVATIONS:
     raise KdjaxError(f"config.json: activation {name!r} is not supported: {sorted(ACTIVATIONS)}")
   return ACTIVATIONS[name]
@@ -32,10 +34,36 @@ def name_of(activation: str) -> str:
   return {"gelu_tanh": "gelu_pytorch_tanh"}.get(activation, activation)
 
 
+def refuse(config: Config, *fields: str) -> None:
+  """Raises KdjaxError for a field that is set and that our models have nothing for."""
+  for field in fields:
+    if config.get(field):
+      raise KdjaxError(
+        f"config.json: {field} = {config[field]!r} of a {config.get('model_type')!r} model is not"
+        " supported; it must be absent or false"
+      )
+
+
 def rope_of(config: Config, kind: str | None = None) -> Rope:
-  """The rotation; transformers 5 writes `rope_parameters`, older versions several fields."""
+  """The rotation; transformers 5 writes `rope_parameters`, older versions several fields.
+
+  Args:
+    config: what config.json holds.
+    kind: of the layers, where each kind may have its own.
+  """
   given = config.get("rope_parameters") or config.get("rope_scaling") or {}
-  given = given.get(kind, given) if kind else given
+  nested = [name for name, value in given.items() if isinstance(value, dict)]
+  if nested and kind:
+    given = given.get(kind) or {}
+  elif nested:
+    raise KdjaxError(
+      f"config.json: rope_parameters of {', '.join(nested)} of a {config['model_type']!r} model are"
+      " not supported; wanted one set for all layers"
+    )
+  if config["model_type"] != "gpt_neox":
+    for where in (given, config):
+      if where.get("partial_rotary_factor", 1.0) != 1.0:
+        refuse({**where, "model_type": config["model_type"]}, "partial_rotary_factor")
   theta = given.get("rope_theta", config.get("rope_theta", config.get("rotary_emb_base", 10000.0)))
   share = given.get("partial_rotary_factor", config.get("rotary_pct", 1.0))
   name = given.get("rope_type", given.get("type", "default"))

@@ -15,9 +15,9 @@ from kdjax.models.transformer.spec import Rope, Seq2SeqSpec, Spec
 
 def read_t5(config: Config, names: Names) -> Seq2SeqSpec:
   gated, _, act = config.get("feed_forward_proj", "relu").rpartition("-")
-  # Version 1.0 scales what a tied head reads; 1.1 has a head of its own.
+  # Version 1.0 scales what its tied head reads, even where that is stored; 1.1 has its own head.
   tied = "lm_head.weight" not in names
-  scaled = config.get("scale_decoder_outputs", tied)
+  scaled = config.get("scale_decoder_outputs", config.get("tie_word_embeddings") is not False)
   width = config["d_model"]
   encoder = Spec(
     family="t5",

@@ -17,7 +17,7 @@ from kdjax.models.convert.decoders import (
   write_llama,
 )
 from kdjax.models.convert.encoders import read_bert, read_distilbert, write_bert, write_distilbert
-from kdjax.models.convert.fields import Config, Names
+from kdjax.models.convert.fields import Config, Names, refuse
 from kdjax.models.convert.seq2seq import read_mu, read_t5, write_mu, write_t5
 from kdjax.models.transformer.spec import Seq2SeqSpec, Spec
 
@@ -47,6 +47,12 @@ def spec_of(config: Config, names: Names) -> Spec | Seq2SeqSpec:
     KdjaxError: a family or a variant that is not supported.
   """
   kind = config.get("model_type")
+  refuse(config, "quantization_config")
+  if "text_config" in config:
+    raise KdjaxError(
+      f"config.json: a {kind!r} model has a text_config, a language model among other parts; save"
+      " that model alone (in PyTorch, model.language_model.save_pretrained) and give its folder"
+    )
   if kind not in FAMILIES:
     raise KdjaxError(
       f"config.json: model_type = {kind!r} is not supported; what is: {', '.join(FAMILIES)}"
