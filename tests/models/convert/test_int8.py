@@ -1,19 +1,20 @@
 """Weights that are rounded to int8 while they are read."""
 
 import dataclasses
+import sys
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax import teachers
 from kdjax.errors import KdjaxError
 from kdjax.models.adapters import low_rank, quantize_params
 from kdjax.models.convert import Checkpoint, load_weights, open_checkpoint
-from kdjax.models.expressions import Quantized
 from kdjax.models.pretrained import pretrained
 from kdjax.train.mesh import TEACHER_RULES, make_mesh, shardings
+from kdjax.train.pretrained import build_teacher
 from tests.models.convert.folders import FOLDER, opened
 
 KERNEL = ("stack", "blocks", "mlp", "up", "kernel")
@@ -33,21 +34,30 @@ def equal(given, wanted):
     np.testing.assert_array_equal(a, b)
 
 
-def test_they_are_bit_for_bit_those_that_are_rounded_afterwards():
-  checkpoint, model, plain = opened("t5")
-  rounded = load_weights(checkpoint, model, dtype="int8")
-  equal(rounded.params, quantize_params(plain.params))
-
-
-def test_on_eight_devices_they_are_the_same_and_lie_where_the_teachers_lie():
-  checkpoint, model, plain = opened("llama")
-  mesh = make_mesh(data=1, fsdp=4, tensor=2)
-  placed = shardings(plain, model.axes(), TEACHER_RULES, mesh)
-  given = load_weights(checkpoint, model, shardings=placed, dtype="int8")
-  equal(given.params, quantize_params(plain.params))
-  teacher = teachers.frozen(model, given)
-  wanted = shardings(teacher.frozen, teacher.axes, TEACHER_RULES, mesh)
-  for array, sharding in zip(jax.tree.leaves(given), jax.tree.leaves(wanted), strict=True):
+def test_a_teacher_on_eight_devices_is_rounded_as_it_is_read_and_bit_for_bit_the_same(monkeypatch):
+  config = {
+    "teacher": {
+      "kind": "frozen",
+      "dtype": "int8",
+      "model": {"name": "pretrained", "path": str(FOLDER / "llama")},
+      "rules": {},
+      "checkpoint": "",
+    },
+    "mesh": {"data": 1, "fsdp": 4, "tensor": 2},
+  }
+  data = types.SimpleNamespace(name="text", num_classes=96)
+  shapes = build_teacher(config, data, abstract=True)
+  wanted = quantize_params(pretrained(path=str(FOLDER / "llama")).start().params)
+  # What would round it afterwards.
+  monkeypatch.setattr(sys.modules["kdjax.teachers.frozen"], "quantize_params", None)
+  teacher = build_teacher(config, data)
+  given = teacher.frozen
+  equal(given.params, wanted)
+  assert jax.tree.structure((given, teacher.axes)) == jax.tree.structure(
+    (shapes.frozen, shapes.axes)
+  )
+  placed = shardings(given, teacher.axes, TEACHER_RULES, make_mesh(**config["mesh"]))
+  for array, sharding in zip(jax.tree.leaves(given), jax.tree.leaves(placed), strict=True):
     assert sharding.is_equivalent_to(array.sharding, array.ndim)
   assert at(given).values.addressable_shards[0].data.size == at(given).values.size // 8
 
@@ -89,9 +99,6 @@ def test_no_stack_ever_exists_in_float32():
   assert load(None)[0] == 7  # what is counted: query, key, value, out, gate, up and down
 
 
-def test_a_model_starts_in_int8_where_nothing_is_trained_on_it():
-  model = pretrained(path=str(FOLDER / "llama"))
-  assert isinstance(at(model.start(None, "int8")), Quantized)
-  assert at(model.start(None, "bfloat16")).dtype == jnp.bfloat16
+def test_weights_under_an_adapter_are_not_rounded():
   with pytest.raises(KdjaxError, match="under an adapter cannot be in int8"):
-    low_rank(model).start(None, "int8")
+    low_rank(pretrained(path=str(FOLDER / "llama"))).start(None, "int8")
