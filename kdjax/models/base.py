@@ -25,6 +25,17 @@ class ModelVars(NamedTuple):
   frozen: PyTree = ()  # weights that are read and never trained: those under an adapter
 
 
+def overlay(variables: ModelVars, given: ModelVars) -> ModelVars:
+  """The variables with those of `given` in place of their own, at any depth of the dicts."""
+
+  def merged(own: PyTree, new: PyTree) -> PyTree:
+    if not isinstance(own, Mapping) or not isinstance(new, Mapping):
+      return new
+    return {key: merged(own[key], new[key]) if key in new else own[key] for key in own}
+
+  return ModelVars(*map(merged, variables, given))
+
+
 class Decoding(NamedTuple):
   """A model that goes through text token by token, its weights laid out for that.
 
@@ -56,7 +67,8 @@ class Model(NamedTuple):
     taps: the taps this model can give.
     num_classes: size of the last axis of the logits.
     start: `start(shardings=None, dtype=None) -> ModelVars` reads the weights to begin with, in int8
-      rounded tensor by tensor; None where they are random.
+      rounded tensor by tensor. All or some: those that its dicts lack are random (see `overlay`).
+      None where all are.
     frozen: the model's `ModelVars.frozen`, which no checkpoint holds; () for most.
     frozen_axes: axis names of `frozen`, as `axes` gives them.
     merged: `merged(variables)` of the model that it adapts, of which nothing is frozen; None where

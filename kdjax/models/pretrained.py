@@ -9,7 +9,15 @@ from typing import Any
 from kdjax.errors import KdjaxError
 from kdjax.models.adapters import low_rank
 from kdjax.models.base import Model, ModelVars
-from kdjax.models.convert import load_weights, open_checkpoint, spec_of
+from kdjax.models.convert import (
+  Checkpoint,
+  check_expressible,
+  load_weights,
+  open_checkpoint,
+  spec_of,
+)
+from kdjax.models.prune import keep_layers, narrow
+from kdjax.models.starts import Calibration, Parent, with_embeddings, with_pruned
 from kdjax.models.transformer import Rope, Seq2SeqSpec, Spec, encoder_decoder, language_model
 from kdjax.resolve import hint
 
@@ -21,21 +29,38 @@ def pretrained(
   path: str,
   layers: int | Sequence[int] | None = None,
   select: str = "uniform",
-  weights: bool = True,
+  width: int | None = None,
+  heads: int | None = None,
+  kv_heads: int | None = None,
+  mlp_width: int | None = None,
+  weights: bool | str = True,
   adapter: Mapping[str, Any] | None = None,
+  calibration_rows: int = 32,
+  calibration: Calibration | None = None,
   remat: str = "none",
   dtype: str = "float32",
   attention: str = "auto",
 ) -> Model:
-  """A language model, encoder or encoder-decoder from a checkpoint, whole or with some layers.
+  """A language model, encoder or encoder-decoder from a checkpoint, whole or pruned.
+
+  Sizes are known at once. What is left out is chosen when `start` reads the weights: what matters
+  least on some rows of the training text, as `kdjax.models.importance` measures it.
 
   Args:
     path: a Hugging Face folder, a GGUF file, or package:NAME[/PATH] (see `kdjax.paths.locate`).
     layers: which layers to keep: their indices in order, or how many; None keeps all.
-    select: which ones, when `layers` is a number: "uniform" (first and last among them), "first" or
-      "last".
-    weights: start from the checkpoint's weights; False takes its architecture alone.
-    adapter: arguments of `low_rank`, to train adapters alone; None trains all weights.
+    select: which ones, when `layers` is a number: "uniform" (first and last among them), "first",
+      "last" or "importance" (those that turn their input the most).
+    width: residual channels to keep; None keeps all, as in the three below. See `narrow`.
+    heads: query heads to keep.
+    kv_heads: key and value heads to keep.
+    mlp_width: neurons of each MLP to keep.
+    weights: start from the checkpoint's weights; False takes its architecture alone, "embeddings"
+      its embedding too (and its head, where that is not the embedding).
+    adapter: arguments of `low_rank`, to train adapters alone; None trains all weights. The weights
+      under them are in no checkpoint: each start measures again, and must find the same.
+    calibration_rows: of the training text, to measure importance on.
+    calibration: reads so many; the data of a config bring it.
     remat: see `language_model`.
     dtype: compute dtype.
     attention: what computes it, see `language_model`.
@@ -44,27 +69,52 @@ def pretrained(
     The model; its `start` reads the weights.
 
   Raises:
-    KdjaxError: what `open_checkpoint` and `spec_of` raise, or layers that do not exist.
+    KdjaxError: what `open_checkpoint` and `spec_of` raise; layers or sizes that do not exist, or
+      that the family's config.json cannot say; no text to measure importance on.
   """
   checkpoint = open_checkpoint(path)
   whole = spec_of(checkpoint.config, checkpoint.names)
   options = {"remat": remat, "dtype": dtype, "attention": attention}
+  sizes = {"width": width, "heads": heads, "kv_heads": kv_heads, "mlp_width": mlp_width}
+  if weights not in (True, False, "embeddings"):
+    raise KdjaxError(f"weights = {weights!r} does not exist; what does: True, False, 'embeddings'")
+  if adapter is not None and weights is not True:
+    raise KdjaxError(f"an adapter needs weights to adapt; weights = {weights!r} must be True")
+  parent = Parent(checkpoint, whole, calibration, calibration_rows, dtype)
   if isinstance(whole, Seq2SeqSpec):
-    if layers is not None:
-      raise KdjaxError("layers of an encoder-decoder cannot be selected; leave layers out")
-    model, chosen = encoder_decoder(whole, **options), None
+    if layers is not None or any(sizes.values()):
+      raise KdjaxError("layers and sizes of an encoder-decoder cannot be selected; leave them out")
+    model = _whole(encoder_decoder(whole, **options), checkpoint, None)
   else:
-    kept = select_layers(whole.depth, layers, select)
-    spec = keep_layers(whole, kept)
-    model, chosen = language_model(spec, **options), {"stack": kept}
+    ranked = select == "importance" and isinstance(layers, int) and layers < whole.depth
+    kept = select_layers(whole.depth, layers, "uniform" if select == "importance" else select)
+    spec = narrow(keep_layers(whole, kept), **sizes)
+    if narrower := spec != keep_layers(whole, kept):
+      check_expressible(spec, checkpoint.names)
+    if ranked and len(set(whole.is_local)) > 1:
+      raise KdjaxError(
+        "select = 'importance' wants layers of one kind, and some of this model's see a window"
+        " only: which are kept must be known before the weights are read; give their indices"
+      )
+    model = language_model(spec, **options)
+    if weights is True and (narrower or ranked):
+      model = with_pruned(model, parent, layers=None if ranked else kept)
+    else:
+      model = _whole(model, checkpoint, {"stack": kept})
+  if weights == "embeddings":
+    return with_embeddings(model, parent)
   if not weights:
-    return model
+    return model._replace(start=None)
+  return model if adapter is None else _adapted(model, adapter)
+
+
+def _whole(model: Model, checkpoint: Checkpoint, layers: Mapping[str, list[int]] | None) -> Model:
+  """The model started from the checkpoint's layers as they are."""
 
   def start(shardings: ModelVars | None = None, dtype: Any = None) -> ModelVars:
-    return load_weights(checkpoint, model, shardings=shardings, layers=chosen, dtype=dtype)
+    return load_weights(checkpoint, model, shardings=shardings, layers=layers, dtype=dtype)
 
-  model = model._replace(start=start)
-  return model if adapter is None else _adapted(model, adapter)
+  return model._replace(start=start)
 
 
 def _adapted(model: Model, adapter: Mapping[str, Any]) -> Model:
@@ -98,12 +148,6 @@ def select_layers(
   return kept
 
 
-def keep_layers(spec: Spec, kept: Sequence[int]) -> Spec:
-  """The spec of a model of these layers, each of the kind (local or not) that it was."""
-  local = tuple(spec.local[i] for i in kept) if spec.local else ()
-  return spec.replace(depth=len(kept), local=local)
-
-
 def decoder(
   *,
   num_classes: int,
@@ -116,11 +160,14 @@ def decoder(
   rope_theta: float = 10000.0,
   tied: bool = True,
   dropout: float = 0.0,
+  embeddings: str | None = None,
+  calibration_rows: int = 32,
+  calibration: Calibration | None = None,
   remat: str = "none",
   dtype: str = "float32",
   attention: str = "auto",
 ) -> Model:
-  """A causal language model of Llama's form with random weights.
+  """A causal language model of Llama's form with random weights, or with given embeddings.
 
   Args:
     num_classes: size of the vocabulary.
@@ -133,12 +180,16 @@ def decoder(
     rope_theta: base of the rotations.
     tied: whether the head is the embedding.
     dropout: in [0, 1).
+    embeddings: a checkpoint (see `pretrained`) whose embedding it starts from, and whose head where
+      neither is tied: of its channels those that matter most, if `width` is smaller.
+    calibration_rows: see `pretrained`.
+    calibration: see `pretrained`.
     remat: see `language_model`.
     dtype: compute dtype.
     attention: what computes it, see `language_model`.
 
   Raises:
-    KdjaxError: a field out of its range.
+    KdjaxError: a field out of its range, or embeddings that do not fit.
   """
   if heads < 1 or width % heads:
     raise KdjaxError(f"model field 'heads' is {heads}; wanted a divisor of width, {width}")
@@ -155,4 +206,9 @@ def decoder(
     tied=tied,
     dropout=dropout,
   )
-  return language_model(spec, remat=remat, dtype=dtype, attention=attention)
+  model = language_model(spec, remat=remat, dtype=dtype, attention=attention)
+  if embeddings is None:
+    return model
+  checkpoint = open_checkpoint(embeddings)
+  whole = spec_of(checkpoint.config, checkpoint.names)
+  return with_embeddings(model, Parent(checkpoint, whole, calibration, calibration_rows, dtype))

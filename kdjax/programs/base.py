@@ -16,7 +16,7 @@ class Program(NamedTuple):
 
   Attributes:
     init: `init(rng, batch, start=None) -> state`; of the batch only shapes are read. `start` is
-      (params, model_state) to begin with instead of random ones.
+      (params, model_state) to begin with instead of random ones, or those of them that are given.
     step: `step(state, frozen, batch) -> (state, metrics)`, metrics as (sum, count) pairs.
     evaluate: `evaluate(state, frozen, batch) -> metrics`, as (sum, count) pairs.
     axes: `axes(abstract state) -> state` with a `PartitionSpec` of logical axis names per leaf.

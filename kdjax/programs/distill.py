@@ -10,7 +10,7 @@ import optax
 from jax.sharding import PartitionSpec
 
 from kdjax.errors import KdjaxError
-from kdjax.models.base import Model, ModelVars
+from kdjax.models.base import Model, ModelVars, overlay
 from kdjax.objectives import base
 from kdjax.objectives.base import Objective, ObjectiveVars
 from kdjax.outputs import Outputs
@@ -88,7 +88,9 @@ def distill(
 
   def init(rng, batch, start=None) -> DistillState:
     student_rng, objective_rng, step_rng = jax.random.split(rng, 3)
-    variables = student.init(student_rng) if start is None else ModelVars(*start)
+    variables = student.init(student_rng)
+    if start is not None:
+      variables = overlay(ModelVars(variables.params, variables.state), ModelVars(*start))
     teacher_state = teacher.init(variables)
     outputs = output_shapes(student, teacher, objective, variables, teacher_state, batch)
     own = objective.init(objective_rng, *outputs, batch)

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import optax
 
 from kdjax import models, objectives, programs
@@ -56,8 +57,16 @@ def made(namespace, spec: Spec, field: str, *, also: Iterable[str] = ()) -> Any:
 
 
 def build_model(spec: Spec, data: DataSet | TextData, field: str) -> Model:
-  """A model for a data set; `num_classes` and `image_shape` are the data's unless given."""
-  model = made(models, _shape(spec, data) | dict(spec), field)
+  """A model for a data set; `num_classes` and `image_shape` are the data's unless given.
+
+  A constructor that asks for `calibration` gets `calibration(rows)`, which reads so many rows of
+  training text, unless the data are no text.
+  """
+  asked = _asked(spec)
+  given = {"calibration": calibration(data)} if "calibration" in asked and is_text(data) else {}
+  function = named(models, _shape(spec, data) | dict(spec), field, given=("calibration",))
+  with within(field):
+    model = function(**given)
   if model.num_classes < data.num_classes:
     raise KdjaxError(
       f"{field}.num_classes = {model.num_classes}, but the data set {data.name!r} has"
@@ -72,9 +81,26 @@ def _shape(spec: Spec, data: DataSet | TextData) -> dict[str, Any]:
   shape = {
     name: getattr(data, name) for name in ("num_classes", "image_shape") if hasattr(data, name)
   }
-  function = getattr(models, str(spec.get("name")), None)
-  asked = inspect.signature(function).parameters if callable(function) else shape
+  asked = _asked(spec)
   return {name: value for name, value in shape.items() if name in asked}
+
+
+def _asked(spec: Spec) -> Collection[str]:
+  """The arguments of a model's constructor; none where there is no such model."""
+  function = getattr(models, str(spec.get("name")), None)
+  return inspect.signature(function).parameters if callable(function) else ()
+
+
+def calibration(data: Any) -> Callable[[int], dict[str, np.ndarray]]:
+  """Reads rows of training text that lie evenly over all of it: the same at every call."""
+
+  def read(rows: int) -> dict[str, np.ndarray]:
+    last = len(data.train) - 1
+    places = np.unique(np.linspace(0, last, min(rows, last + 1)).round().astype(np.int64))
+    batch = data.train.read(places)
+    return {key: batch[key] for key in ("tokens", "segment_ids", "positions")}
+
+  return read
 
 
 def build_objective(spec: Spec, field: str = "config.objective") -> Objective:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -73,6 +74,33 @@ def config_of(spec: Spec | Seq2SeqSpec) -> dict[str, Any]:
     **family.write(spec),
   }
 
+
+def check_expressible(spec: Spec, names: Names) -> None:
+  """Raises KdjaxError where config.json of the family cannot say what the spec is.
+
+  Args:
+    spec: of other sizes than the family's own models have.
+    names: see `spec_of`.
+  """
+  said = spec_of(config_of(spec), names)
+  for field in dataclasses.fields(spec):
+    wanted, given = getattr(spec, field.name), getattr(said, field.name)
+    if wanted != given:
+      raise KdjaxError(
+        f"a {spec.family} checkpoint of width = {spec.width} and heads = {spec.heads} has"
+        f" {field.name} = {given}, not {wanted}: its config.json cannot say otherwise. Take width ="
+        " heads * head_dim"
+      )
+  if spec.family in WHOLE_HEADS and spec.width % spec.heads:
+    raise KdjaxError(
+      f"transformers loads a {spec.family} checkpoint only where heads divides width;"
+      f" width = {spec.width}, heads = {spec.heads}"
+    )
+
+
+# Families of which transformers checks that heads divide the width, although the size of a head is
+# a field of its own.
+WHOLE_HEADS = ("llama", "gemma2", "gemma3_text")
 
 FAMILIES: dict[str, Family] = {
   "llama": Family(read_llama, write_llama, "LlamaForCausalLM"),

@@ -160,9 +160,9 @@ class Attention(nnx.Module):
     return checkpoint_name(key, "keys"), checkpoint_name(self.value(hidden), "values")
 
   def read(self, query, key, value, *, mask, bias=None, causal=False, probabilities=False):
-    """(what the layer adds to the residual stream, probabilities or None)."""
+    """(what `out` reads, [B, T, H, K]; probabilities or None)."""
     attended, probs = attend(
       query, key, value, mask=mask, bias=bias, scale=self.scale, softcap=self.softcap,
       causal=causal, probabilities=probabilities, implementation=self.implementation,
     )  # fmt: skip
-    return self.out(checkpoint_name(attended, "attended")), probs
+    return checkpoint_name(attended, "attended"), probs

@@ -18,7 +18,8 @@ from kdjax.models.transformer.norm import Norm
 from kdjax.models.transformer.spec import Spec
 
 LAYER_TAPS = frozenset({"hidden_states", "queries", "keys", "values", "attention"})
-_CACHED = frozenset({"memory_keys", "memory_values"})  # of an encoder's states, for decoding
+# What is inside a layer and too wide to be kept of all of them: for `Stack.run` with `reduce`.
+INNER_TAPS = frozenset({"attention_input", "attended", "mlp_input", "neurons"})
 
 _ACTIVATIONS = {
   "silu": jax.nn.silu,
@@ -70,12 +71,16 @@ class MLP(nnx.Module):
     self.activation = spec.activation
 
   def __call__(self, hidden: Array) -> Array:
+    return self.down(self.neurons(hidden))
+
+  def neurons(self, hidden: Array) -> Array:
+    """What `down` reads, [B, T, M]."""
     activation = _ACTIVATIONS[self.activation]
     # The derivative is rebuilt from the inputs, which keeps one wide array in place of several.
     if self.gated:
       gated = jax.checkpoint(lambda gate, up: activation(gate) * up, prevent_cse=False)
-      return self.down(gated(self.gate(hidden), self.up(hidden)))
-    return self.down(jax.checkpoint(activation, prevent_cse=False)(self.up(hidden)))
+      return gated(self.gate(hidden), self.up(hidden))
+    return jax.checkpoint(activation, prevent_cse=False)(self.up(hidden))
 
 
 class Block(nnx.Module):
@@ -137,36 +142,50 @@ class Block(nnx.Module):
       causal=context.causal,
       probabilities="attention" in taps,
     )
+    added = self.attention.out(attended)
     if self.cross and across is None:
       across = self.cross_attention.keys_values(context.memory, None)
     if self.form == "parallel":
-      out = hidden + drop(attended) + drop(self.mlp(self.norm_mlp(hidden)))
+      read = self.norm_mlp(hidden)
+      neurons = self.mlp.neurons(read)
+      out = hidden + drop(added) + drop(self.mlp.down(neurons))
     else:
-      out = self._sequential(hidden, attended, across, context.memory_mask, drop)
+      out, read, neurons = self._sequential(hidden, added, across, context.memory_mask, drop)
     given = {
       "hidden_states": out,
       "queries": queries,
       "keys": keys,
       "values": values,
       "attention": probs,
+      "attention_input": normed,
+      "attended": attended,
+      "mlp_input": read,
+      "neurons": neurons,
     }
     if self.cross:
       given |= {"memory_keys": across[0], "memory_values": across[1]}
-    return out, {tap: given[tap] for tap in taps & (LAYER_TAPS | _CACHED)}
+    return out, {tap: given[tap] for tap in taps & given.keys()}
 
-  def _sequential(self, hidden: Array, attended: Array, across, mask: Array | None, drop) -> Array:
-    """Adds attention, then cross-attention, then the MLP, each with its norm."""
+  def _sequential(
+    self, hidden: Array, added: Array, across, mask: Array | None, drop
+  ) -> tuple[Array, Array, Array]:
+    """Adds attention, then cross-attention, then the MLP, each with its norm.
+
+    Returns:
+      The layer's output, what its MLP reads, and what `down` of the MLP reads.
+    """
     if self.form == "sandwich":
-      attended = self.norm_attention_out(attended)
-    hidden = hidden + drop(attended)
+      added = self.norm_attention_out(added)
+    hidden = hidden + drop(added)
     if self.form == "post":
       hidden = self.norm_attention(hidden)
     if self.cross:
       queries = self.cross_attention.queries(self.norm_cross(hidden), None)
-      read, _ = self.cross_attention.read(queries, *across, mask=mask)
-      hidden = hidden + drop(read)
+      seen, _ = self.cross_attention.read(queries, *across, mask=mask)
+      hidden = hidden + drop(self.cross_attention.out(seen))
     hidden = checkpoint_name(hidden, "between")
-    if self.form == "post":
-      return self.norm_mlp(hidden + drop(self.mlp(hidden)))
-    out = self.mlp(self.norm_mlp(hidden))
-    return hidden + drop(self.norm_mlp_out(out) if self.form == "sandwich" else out)
+    read = hidden if self.form == "post" else self.norm_mlp(hidden)
+    neurons = self.mlp.neurons(read)
+    out = self.mlp.down(neurons)
+    out = hidden + drop(self.norm_mlp_out(out) if self.form == "sandwich" else out)
+    return self.norm_mlp(out) if self.form == "post" else out, read, neurons

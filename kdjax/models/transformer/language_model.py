@@ -138,7 +138,7 @@ class LanguageModel(nnx.Module):
 
   def __call__(self, tokens, segments, positions, types, *, taps, train, rngs) -> Outputs:
     rngs = dropout_rngs(self.spec.dropout, train, rngs)
-    context, places = self._context(tokens, segments, positions)
+    context, places = self.context(tokens, segments, positions)
     table, rows = self.embed.tokens[...], None
     if self.spec.tied and "head" in taps:
       rows, table = rows_and_table(table, tokens)
@@ -158,7 +158,7 @@ class LanguageModel(nnx.Module):
       )
     return dataclasses.replace(out, hidden=hidden) if "hidden" in taps else out
 
-  def _context(self, tokens, segments, positions):
+  def context(self, tokens, segments, positions):
     plain = positions is None
     if plain:
       positions = jnp.broadcast_to(jnp.arange(tokens.shape[1])[None], tokens.shape)
@@ -166,7 +166,7 @@ class LanguageModel(nnx.Module):
 
   def segment(self, hidden, start: int, stop: int, tokens, segments, positions, types):
     check_segment(start, stop, self.spec.depth)
-    context, _ = self._context(tokens, segments, positions)
+    context, _ = self.context(tokens, segments, positions)
     return self.stack.run(hidden.astype(self.dtype), context, start=start, stop=stop)[0]
 
   def decoding(self) -> Decoding:
@@ -178,7 +178,7 @@ class LanguageModel(nnx.Module):
     ) -> tuple[Outputs, Array, Cache]:
       slots = prompts.shape[1] + new
       check_length(slots, self.spec)
-      context, positions = self._context(prompts, None, None)
+      context, positions = self.context(prompts, None, None)
       hidden, cache = stack.fill(self.embed(prompts, positions, None, None), context, slots)
       # What stands in the cache behind a prompt's end is padding, overwritten before it is seen.
       last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -135,8 +135,12 @@ class Stack(nnx.Module):
     rngs: nnx.Rngs | None = None,
     start: int = 0,
     stop: int | None = None,
-  ) -> tuple[Array, dict[str, Array]]:
-    """Layers start..stop-1 on given states; the final norm is not applied."""
+    reduce: Callable[[Array, dict[str, Array]], Any] | None = None,
+  ) -> tuple[Array, Any]:
+    """Layers start..stop-1 on given states; the final norm is not applied.
+
+    `reduce(what a layer reads, its taps)` says, inside the scan, what is collected in their place.
+    """
     same, flags = self._local(start, stop)
     keys = None
     if rngs is not None:
@@ -144,7 +148,9 @@ class Stack(nnx.Module):
 
     def call(block, hidden, x):
       local, key = x
-      return block(hidden, context, local=same if local is None else local, key=key, taps=taps)
+      local = same if local is None else local
+      out, collected = block(hidden, context, local=local, key=key, taps=taps)
+      return out, collected if reduce is None else reduce(hidden, collected)
 
     return scan_layers(
       self.blocks, call, hidden, (flags, keys), start=start, stop=stop, remat=REMAT[self.remat]

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -24,6 +25,18 @@ def opened(name, **options):
   make = encoder_decoder if isinstance(spec, Seq2SeqSpec) else language_model
   model = make(spec, **options)
   return checkpoint, model, load_weights(checkpoint, model)
+
+
+def random_variables(spec, seed=0):
+  """Variables of a decoder or encoder, drawn by NumPy, which compiles nothing."""
+  rng = np.random.default_rng(seed)
+  abstract = jax.eval_shape(language_model(spec).init, jax.random.key(0))
+
+  def one(path, leaf):
+    middle, spread = (1.0, 0.2) if path[-1].key == "scale" else (0.0, 0.3)
+    return jnp.asarray(rng.normal(middle, spread, leaf.shape), leaf.dtype)
+
+  return abstract._replace(params=jax.tree_util.tree_map_with_path(one, abstract.params))
 
 
 def reference(name):
