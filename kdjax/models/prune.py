@@ -132,7 +132,8 @@ def prune(params: PyTree, spec: Spec, child: Spec, selection: Selection) -> PyTr
   A norm divides by the root mean square of fewer channels, which is larger than before where the
   others were small, as the least important ones are. Its scale is multiplied by the root of the
   larger width over the smaller one, which counts the channels left out as zeros: leaving out zeros
-  then changes nothing (of an RMS norm). Minitron leaves the scale as it is.
+  then changes nothing (of an RMS norm). Minitron leaves the scale as it is: SmolLM2-135M of 432 of
+  its 576 channels then has a perplexity of 161 on Python's library, so 60 (and all of it 5.9).
 
   Args:
     params: of the larger model, arrays; [L, ...] those of layers.

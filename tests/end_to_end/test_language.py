@@ -124,6 +124,20 @@ def test_the_exported_student_is_the_student(finished):
   assert model.num_classes == 259
 
 
+def test_a_student_pruned_by_its_own_text_trains_and_is_exported(finished):
+  config, workdir, _ = finished
+  parent = export_checkpoint(config, workdir, workdir.parent / "parent")
+  small = {"name": "pretrained", "path": str(parent), "width": 8, "heads": 1, "mlp_width": 24}
+  own = config | {"student": small | {"calibration_rows": 9}, "total_steps": 2, "teacher": {}}
+  own["objective"] = config["teacher"]["train"]["objective"]
+  results = run_job(own, workdir.parent / "pruned")["results"]
+  assert results["student_distilled_start"]["nll"] < np.log(259)  # it knows more than nothing
+  out = export_checkpoint(own, workdir.parent / "pruned", workdir.parent / "pruned_out")
+  written = open_checkpoint(out).config
+  assert (written["hidden_size"], written["head_dim"], written["intermediate_size"]) == (8, 8, 24)
+  assert written["num_attention_heads"] == written["num_key_value_heads"] == 1
+
+
 def test_a_checkpoint_is_evaluated_to_the_reports_figures(finished):
   config, workdir, report = finished
   metrics = evaluate_checkpoint(config, workdir)

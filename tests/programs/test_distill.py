@@ -44,6 +44,17 @@ def test_one_step_is_the_gradient_of_the_masked_mean():
   np.testing.assert_allclose(metrics[0]["grad_norm"][0], optax.global_norm(grad), rtol=1e-5)
 
 
+def test_weights_that_a_start_does_not_give_are_random():
+  program = distill(STUDENT, objectives.cross_entropy(), sgd())
+  random = program.init(jax.random.key(0), BATCHES[0]).params
+  part, *others = sorted(random)
+  given = {part: jax.tree.map(jnp.ones_like, random[part])}
+  params = program.init(jax.random.key(0), BATCHES[0], (given, {})).params
+  assert sorted(params) == sorted(random) and others
+  close(params[part], given[part])
+  close([params[name] for name in others], [random[name] for name in others])
+
+
 @pytest.mark.parametrize(
   "layout",
   [

@@ -152,6 +152,7 @@ def read_gemma(config: Config, names: Names) -> Spec:
 
 def write_gemma(spec: Spec) -> dict[str, Any]:
   scale = spec.head_dim**-0.5 if spec.attention_scale is None else spec.attention_scale
+  scalar = round(scale**-2, 6)  # transformers takes an integer only
   rope = rope_parameters(spec.rope)
   if spec.local_rope is not None:
     rope = {"full_attention": rope, "sliding_attention": rope_parameters(spec.local_rope)}
@@ -160,7 +161,7 @@ def write_gemma(spec: Spec) -> dict[str, Any]:
     "rope_parameters": rope,
     "sliding_window": spec.window,
     "layer_types": _layer_types(spec),
-    "query_pre_attn_scalar": round(scale**-2, 6),
+    "query_pre_attn_scalar": int(scalar) if scalar.is_integer() else scalar,
     "attn_logit_softcapping": spec.attention_softcap,
     "final_logit_softcapping": spec.logit_softcap,
     "attention_bias": spec.qkv_bias,

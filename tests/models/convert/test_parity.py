@@ -63,6 +63,13 @@ def test_written_back_it_is_the_same_checkpoint(name, tmp_path):
     np.testing.assert_allclose(back.read(tensor), checkpoint.read(tensor), atol=2e-7, rtol=0)
 
 
+def test_gemmas_score_scale_is_written_as_the_integer_that_transformers_takes():
+  scalar = config_of(spec_of(open_checkpoint(FOLDER / "gemma2").config, ()))[
+    "query_pre_attn_scalar"
+  ]
+  assert (scalar, type(scalar)) == (24, int)
+
+
 def test_a_chosen_layer_is_that_layer():
   variables = opened("gemma3")[2]
   some = pretrained(path=str(FOLDER / "gemma3"), layers=[0, 2])
