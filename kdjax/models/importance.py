@@ -14,7 +14,6 @@ from jaxtyping import Array, Float
 from kdjax.errors import KdjaxError
 from kdjax.models import checks
 from kdjax.models.base import Batch
-from kdjax.models.expressions import resolve
 from kdjax.models.transformer.block import INNER_TAPS
 from kdjax.models.transformer.language_model import LanguageModel, text_input
 from kdjax.models.transformer.spec import Spec
@@ -117,11 +116,11 @@ def _measure(spec: Spec, dtype: Any, params: PyTree, batch: Batch) -> _Sums:
     )
 
   def build() -> LanguageModel:
-    return LanguageModel(spec, dtype=dtype, remat="none", rngs=nnx.Rngs(0))
+    return LanguageModel(spec, dtype=dtype, remat="none", attention="auto", rngs=nnx.Rngs(0))
 
   with nnx.use_eager_sharding(False):
     graphdef, _, state = nnx.split(nnx.eval_shape(build), nnx.Param, ...)
-    model = nnx.merge(graphdef, resolve(params, inside_layer=False), state)
+    model = nnx.merge(graphdef, params, state)
     context, places = model.context(tokens, segments, positions)
     _, sums = model.stack.run(
       model.embed(tokens, places, types, None),

@@ -114,7 +114,7 @@ class EncoderDecoder(nnx.Module):
   def _read(self, hidden: Array) -> Outputs:
     """The outputs `hidden` and `head` of the last layer's states."""
     hidden = self.vocabulary.reads(self.decoder.finish(hidden))
-    return Outputs(hidden=hidden, head=self.vocabulary.head(self.embed))
+    return Outputs(hidden=hidden, head=self.vocabulary.head(self.embed.tokens[...]))
 
 
 def _positions(tokens):
