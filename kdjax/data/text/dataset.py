@@ -14,7 +14,7 @@ from kdjax.data.text.mixture import Mixture, checked_weights
 from kdjax.data.text.packing import PackedRows
 from kdjax.data.text.plan import Plan, plan_concatenated, plan_packed, plan_single
 from kdjax.data.text.python_library import python_library
-from kdjax.data.text.split import Chosen, learnable_documents, split
+from kdjax.data.text.split import Chosen, distinct_documents, learnable_documents, split
 from kdjax.data.text.tokenized import Tokenized, tokenize
 from kdjax.data.tokenizers import fingerprint, load_tokenizer, vocab_size
 from kdjax.errors import KdjaxError, within
@@ -85,8 +85,8 @@ def text(
       glob), "jsonl" (path, field; a record may have `spans`, a list of {text, weight}, instead),
       "parquet" (path, field), "chat" (path, field; only the assistant's answers are learnt, and
       what is longer than a row is cut off), "python" (field: "code", "docs" or "all"). None for
-      Python's library, in the domains "code" and "docs". Exact duplicates are left out, also
-      those of another domain.
+      Python's library, in the domains "code" and "docs". Of documents that are equal, the first one
+      of the first domain is kept and the others are left out.
     weights: domain to its share of the training rows, any scale; None reads all rows equally often.
     test_fraction: share of each domain's documents that are for testing, in (0, 1).
     max_documents: of each domain, the first ones.
@@ -113,13 +113,10 @@ def text(
       limits = {"max_documents": max_documents, "max_tokens": max_tokens}
       texts.append(tokenize(each, loaded, cache=cache, fingerprint=sha256, **limits))
   halves: tuple[list[Chosen], list[Chosen]] = ([], [])
-  earlier = np.zeros(0, np.uint64)
-  for own, (domain, each) in zip(texts, documents.items(), strict=True):
+  distinct = distinct_documents(dict(zip(domains, texts, strict=True)))
+  for own, kept, (domain, each) in zip(texts, distinct, documents.items(), strict=True):
     limit = sequence_length + 1 if each.chat else None
-    chosen = learnable_documents(own, limit, domain)
-    # What an earlier domain has is left out, or it might be learnt there and tested here.
-    chosen = chosen.where(~np.isin(chosen.key, earlier))
-    earlier = np.concatenate([earlier, chosen.key])
+    chosen = learnable_documents(own, kept, limit, domain)
     if not len(chosen.start):
       raise KdjaxError(
         f"sources.{domain}: no example of at most {sequence_length} tokens has anything to learn"

@@ -1,14 +1,16 @@
-"""Which documents are learnt from and which are for testing: by what they say and a seed."""
+"""Which documents are learnt from and which are held out: by what they say and a seed."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from kdjax.data.text.examples import Examples, learnable
 from kdjax.data.text.tokenized import Tokenized
+from kdjax.errors import KdjaxError
 
 LOG = logging.getLogger("kdjax")
 
@@ -30,19 +32,59 @@ class Chosen(NamedTuple):
     return Chosen(*(values[own] for values in self))
 
 
-def learnable_documents(text: Tokenized, limit: int | None, domain: str) -> Chosen:
-  """The documents that have something to learn, without duplicates, in their order.
+def distinct_documents(texts: Mapping[str, Tokenized]) -> list[np.ndarray]:
+  """The places of each domain's documents that no document before them equals.
+
+  Documents are equal when their hashes are, 16 bytes each, which is all that is read. Of several,
+  the first one of the first domain is kept; the log has how many were left out, and where.
+
+  Args:
+    texts: the tokens of each domain, by its name.
+
+  Returns:
+    int64 [N], ascending, for each domain.
+
+  Raises:
+    KdjaxError: a domain whose documents are all in those before it.
+  """
+  names = list(texts)
+  keys = [np.array(text.keys).view("<u8").reshape(-1, 2) for text in texts.values()]
+  begin = np.cumsum([0, *map(len, keys)])
+  _, first, same = np.unique(np.concatenate(keys), axis=0, return_index=True, return_inverse=True)
+  original = first[same.reshape(-1)]
+  home = np.searchsorted(begin, original, side="right") - 1
+  kept = []
+  for index, name in enumerate(names):
+    own = slice(begin[index], begin[index + 1])
+    new = original[own] == np.arange(begin[index], begin[index + 1])
+    if repeated := int((~new & (home[own] == index)).sum()):
+      LOG.info("%s: %d duplicates of other documents are left out", name, repeated)
+    for other in np.unique(home[own][home[own] < index]):
+      count = int((home[own] == other).sum())
+      LOG.info("%s: %d documents that %s has too are left out", name, count, names[other])
+    if not new.any():
+      raise KdjaxError(
+        f"sources.{name}: all of its documents are in the domains before it too"
+        f" ({', '.join(names[other] for other in np.unique(home[own]))}), which keep them; leave"
+        " the domain out, or put it first"
+      )
+    kept.append(np.flatnonzero(new))
+  return kept
+
+
+def learnable_documents(
+  text: Tokenized, distinct: np.ndarray, limit: int | None, domain: str
+) -> Chosen:
+  """Those of the distinct documents that have something to learn, in their order.
 
   Args:
     text: the tokens.
+    distinct: their places, from `distinct_documents`.
     limit: only so many tokens of a document are used; None uses all.
     domain: its name, for the log, which has how many were left out.
   """
   offsets = np.array(text.offsets)
   keys = np.array(text.keys).view("<u8").reshape(-1, 2)
-  distinct = np.sort(np.unique(keys, axis=0, return_index=True)[1])
-  if duplicates := len(keys) - len(distinct):
-    LOG.info("%s: %d duplicates of other documents are left out", domain, duplicates)
   lengths = np.diff(offsets)
   if limit is not None:
     lengths = np.minimum(lengths, limit)
@@ -54,24 +96,28 @@ def learnable_documents(text: Tokenized, limit: int | None, domain: str) -> Chos
   return chosen.where(kept)
 
 
-def split(chosen: Chosen, fraction: float, seed: int) -> tuple[Chosen, Chosen]:
-  """Documents for training and for testing, by content and seed alone.
+def split(chosen: Chosen, fraction: float, seed: int, *, nth: int = 0) -> tuple[Chosen, Chosen]:
+  """Documents to learn from and documents held out, by content and seed alone.
 
   So a document stays on its side when others come or go. Only where one side would be empty does
-  one document change sides; a single one is for training.
+  one document change sides; a single one is to learn from.
 
   Args:
     chosen: one document or more.
-    fraction: the share for testing, in (0, 1).
+    fraction: the share held out, in (0, 1).
     seed: which ones.
+    nth: 0, 1, ...; splits of different numbers have nothing to do with each other.
   """
-  drawn = _scrambled(chosen.key ^ _scrambled(np.array([seed], np.uint64)))
-  testing = drawn < np.uint64(fraction * 2.0**64)
-  if not testing.any():
-    testing[np.argmin(drawn)] = True
-  if testing.all():
-    testing[np.argmax(drawn)] = False
-  return chosen.where(~testing), chosen.where(testing)
+  salt = _scrambled(np.array([seed], np.uint64))
+  for _ in range(nth):
+    salt = _scrambled(salt + np.uint64(0x9E3779B97F4A7C15))
+  drawn = _scrambled(chosen.key ^ salt)
+  held = drawn < np.uint64(fraction * 2.0**64)
+  if not held.any():
+    held[np.argmin(drawn)] = True
+  if held.all():
+    held[np.argmax(drawn)] = False
+  return chosen.where(~held), chosen.where(held)
 
 
 def _scrambled(values: np.ndarray) -> np.ndarray:

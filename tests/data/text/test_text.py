@@ -214,6 +214,39 @@ def test_duplicates_are_left_out_and_told(make, sources, caplog):
     assert a == b
 
 
+def test_of_documents_in_several_domains_the_first_keeps_them(make, sources, caplog):
+  shared = Path(sources["second"]["path"]).read_text().splitlines()[:4]
+  path = sources["first"]["path"]
+  content = Path(path).read_text()
+  # Not next to each other, and one of them twice in its own domain.
+  Path(path).write_text("\n".join([shared[0], *content.splitlines(), *shared[1:], shared[1]]))
+  with caplog.at_level("INFO", logger="kdjax"):
+    data = make(pack="none", sequence_length=400)
+  assert "second: 4 documents that first has too are left out" in caplog.text
+  assert "first: 1 duplicates of other documents are left out" in caplog.text
+  texts = [json.loads(line)["text"] for line in shared]
+  got = collections.Counter(
+    (domain, data.tokenizer.decode(inputs))
+    for rows in (data.train, data.test)
+    for domain, inputs, _ in examples(rows)
+  )
+  assert [got[0, each] for each in texts] == [1] * 4
+  assert [got[1, each] for each in texts] == [0] * 4
+  assert sum(got.values()) == 60 + 25
+  turned = make(pack="none", sequence_length=400, sources=dict(reversed(sources.items())))
+  decoded = {
+    (turned.domains[domain], turned.tokenizer.decode(inputs))
+    for rows in (turned.train, turned.test)
+    for domain, inputs, _ in examples(rows)
+  }
+  assert all(("second", each) in decoded and ("first", each) not in decoded for each in texts)
+
+
+def test_a_domain_that_others_hold_whole_is_told(make, sources):
+  with pytest.raises(KdjaxError, match=r"sources\.again: all of its documents.*\(first\).*first"):
+    make(sources={"first": sources["first"], "again": sources["first"]})
+
+
 def test_two_documents_are_enough_and_one_is_not(make, sources, tmp_path):
   path = tmp_path / "few.jsonl"
   path.write_text('{"text": "one"}\n{"text": "two"}\n')
