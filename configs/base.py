@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     "seed": 0,  # of splits and hidden labels, so that they stay when config.seed changes
     "label_fraction": 1.0,  # share of the training images whose label is known
     "labelled_only": False,  # leave the others out
-    "validation_fraction": 0.0,  # share of the training images held out from training
+    "validation_fraction": 0.0,  # share of the training images or documents held out
     "augment": (),
     "threads": 1,
   }

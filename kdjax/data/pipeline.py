@@ -118,6 +118,13 @@ class PairedStream:
     batches = {name: next(stream) for name, stream in self._streams.items()}
     return batches.pop("train") | batches
 
+  def set_weights(self, weights: Mapping[str, float]) -> None:
+    """Changes the shares of the domains of the stream "train"; the others go on as they are.
+
+    See `TrainingStream.set_weights`.
+    """
+    self._streams["train"].set_weights(weights)
+
   def get_state(self) -> dict[str, Any]:
     """The positions of all streams; plain JSON."""
     return {name: stream.get_state() for name, stream in self._streams.items()}

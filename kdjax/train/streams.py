@@ -33,7 +33,10 @@ SHARED = {
 
 
 class Splits(NamedTuple):
-  """A data set whose training labels are hidden and whose records are split as the config says."""
+  """A data set whose training labels are hidden and whose records are split as the config says.
+
+  Text splits itself, by documents.
+  """
 
   whole: DataSet
   train: Any
@@ -61,11 +64,15 @@ def _load(spec: str) -> Splits:
   shared = {name: own.pop(name) for name in SHARED}
   if shared["seed"] < 0:
     raise KdjaxError(f"config.data.seed = {shared['seed']} must be at least 0")
+  if own.get("name") == "text":
+    own["validation_fraction"] = shared["validation_fraction"]
   whole = made(sources, own, "config.data", also=SHARED)
-  if is_text(whole) and (shared["label_fraction"] < 1 or shared["labelled_only"]):
-    raise KdjaxError(
-      "config.data.label_fraction and labelled_only hide labels of images; text is its own label"
-    )
+  if is_text(whole):
+    if shared["label_fraction"] < 1 or shared["labelled_only"]:
+      raise KdjaxError(
+        "config.data.label_fraction and labelled_only hide labels of images; text is its own label"
+      )
+    return Splits(whole, whole.train, whole.validation)
   train, validation = whole.train, None
   if shared["validation_fraction"]:
     with within("config.data.validation_fraction"):
@@ -88,6 +95,10 @@ class Together:
 
   def __next__(self):
     return interleave([next(stream) for stream in self._streams])
+
+  def set_weights(self, weights: Mapping[str, float]) -> None:
+    for stream in self._streams:
+      stream.set_weights(weights)
 
   def get_state(self):
     return [stream.get_state() for stream in self._streams]

@@ -192,6 +192,7 @@ def test_an_adapter_trains_and_is_merged_when_exported(finished, folder):
       "student.num_classes = 100.*tokens of config.data.tokenizer",
     ),
     ({"data__label_fraction": 0.5}, "text is its own label"),
+    ({"data__validation_fraction": 1.5}, r"config.data.*validation_fraction = 1.5 must lie in"),
     ({"data__tokenizer": "/nowhere"}, "/nowhere does not exist"),
     ({"student": {"name": "pretrained", "path": "/nowhere"}}, "config.student.*does not exist"),
     ({"student": {"name": "vit"}}, "image"),
@@ -204,6 +205,16 @@ def test_mistakes_are_told_before_compute(folder, changes, told):
     config = config_of(folder, **changes)
     check_config(config)
     dry_run(config)
+
+
+def test_a_program_of_two_streams_validates_on_documents_of_their_own(folder):
+  bilevel = {"name": "bilevel", "virtual_learning_rate": 0.1}
+  objective = {"name": "hinton_kd", "temperature": 1.0, "kd_weight": 0.5, "ce_weight": 0.5}
+  config = config_of(folder, program=bilevel, objective=objective)
+  with pytest.raises(KdjaxError, match=r"validation split: set config\.data\.validation_fraction"):
+    dry_run(config)
+  config["data"]["validation_fraction"] = 0.2
+  dry_run(config)  # traces the steps of both streams
 
 
 def test_a_batch_that_counts_nothing_gives_zero_and_no_nan():

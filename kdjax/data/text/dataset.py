@@ -44,6 +44,7 @@ class TextData(NamedTuple):
   Attributes:
     train: rows to learn from.
     test: rows of other documents, to evaluate on.
+    validation: rows of yet other documents, for programs that hold some out; None without.
     num_classes: size of the vocabulary; labels are token ids below it.
     sequence_length: positions of a row, T.
     tokenizer: what the tokens are of.
@@ -53,6 +54,7 @@ class TextData(NamedTuple):
 
   train: PackedRows
   test: PackedRows
+  validation: PackedRows | None
   num_classes: int
   sequence_length: int
   tokenizer: PreTrainedTokenizerFast
@@ -67,6 +69,7 @@ def text(
   sources: Mapping[str, Mapping] | None = None,
   weights: Mapping[str, float] | None = None,
   test_fraction: float = 0.05,
+  validation_fraction: float = 0.0,
   max_documents: int | None = None,
   max_tokens: int | None = None,
   pack: str = "pack",
@@ -88,18 +91,21 @@ def text(
       Python's library, in the domains "code" and "docs". Of documents that are equal, the first one
       of the first domain is kept and the others are left out.
     weights: domain to its share of the training rows, any scale; None reads all rows equally often.
+      Rows for testing and validation are read as they are.
     test_fraction: share of each domain's documents that are for testing, in (0, 1).
+    validation_fraction: share of the other documents that are held out for validation, in [0, 1).
     max_documents: of each domain, the first ones.
     max_tokens: of each domain; no document is begun after so many.
     pack: "pack" puts whole examples together into rows, "concat" cuts rows out of all documents
       one after another, "none" gives each example a row.
-    split_seed: of the split into training and testing, and of packing.
+    split_seed: of the split of the documents, and of packing.
     cache: folder for tokens; "" for $KDJAX_CACHE or, where that is not set, ~/.cache/kdjax.
 
   Raises:
     KdjaxError: arguments out of range, sources that are missing, damaged or empty.
   """
-  _check(sequence_length, test_fraction, max_documents, max_tokens, pack, split_seed)
+  fractions = {"test_fraction": test_fraction, "validation_fraction": validation_fraction}
+  _check(sequence_length, fractions, max_documents, max_tokens, pack, split_seed)
   specs = sources or PYTHON_LIBRARY
   domains = tuple(specs)
   shares = checked_weights(weights, domains) if weights else None
@@ -112,7 +118,7 @@ def text(
     with within(f"sources.{domain}"):
       limits = {"max_documents": max_documents, "max_tokens": max_tokens}
       texts.append(tokenize(each, loaded, cache=cache, fingerprint=sha256, **limits))
-  halves: tuple[list[Chosen], list[Chosen]] = ([], [])
+  parts: dict[str, list[Chosen]] = {"train": [], "test": [], "validation": []}
   distinct = distinct_documents(dict(zip(domains, texts, strict=True)))
   for own, kept, (domain, each) in zip(texts, distinct, documents.items(), strict=True):
     limit = sequence_length + 1 if each.chat else None
@@ -123,20 +129,36 @@ def text(
         " (in chats, every answer begins later, or there is none; or another domain has the same"
         " documents); raise sequence_length, or correct the documents"
       )
-    for half, part in zip(halves, split(chosen, test_fraction, split_seed), strict=True):
-      half.append(part)
-  if not any(len(part.start) for part in halves[1]):
-    raise KdjaxError(
-      f"test_fraction = {test_fraction} leaves no document to test on; use more documents"
-    )
-  plans = [_plan(texts, half, sequence_length, pack, split_seed) for half in halves]
+    rest, tested = split(chosen, test_fraction, split_seed)
+    held = rest.where(np.zeros(len(rest.start), bool))
+    if validation_fraction:
+      rest, held = split(rest, validation_fraction, split_seed, nth=1)
+    for name, part in (("train", rest), ("test", tested), ("validation", held)):
+      parts[name].append(part)
   weighted = any(_has_weights(each) for each in texts)
-  train, test = (
-    PackedRows(domains, tuple(texts), plan, sequence_length, weighted, sha256) for plan in plans
-  )
+  rows = {}
+  for name, chosen in parts.items():
+    if name == "validation" and not validation_fraction:
+      continue
+    if not any(len(part.start) for part in chosen):
+      raise KdjaxError(
+        f"{name}_fraction = {fractions[f'{name}_fraction']} leaves no document to"
+        f" {'test on' if name == 'test' else 'validate on'}; use more documents"
+      )
+    plan = _plan(texts, chosen, sequence_length, pack, split_seed)
+    rows[name] = PackedRows(domains, tuple(texts), plan, sequence_length, weighted, sha256)
   if shares is not None:
-    train = _mixed(train, shares)
-  return TextData(train, test, vocab_size(loaded), sequence_length, loaded, domains, "text")
+    rows["train"] = _mixed(rows["train"], shares)
+  return TextData(
+    rows["train"],
+    rows["test"],
+    rows.get("validation"),
+    vocab_size(loaded),
+    sequence_length,
+    loaded,
+    domains,
+    "text",
+  )
 
 
 def _documents(spec: Any, where: str) -> Documents:
@@ -183,7 +205,7 @@ def _has_weights(text: Tokenized) -> bool:
 
 def _check(
   sequence_length: int,
-  test_fraction: float,
+  fractions: Mapping[str, float],
   max_documents: int | None,
   max_tokens: int | None,
   pack: str,
@@ -197,8 +219,10 @@ def _check(
   for name, value in counts.items():
     if value is not None and value < 1:
       raise KdjaxError(f"{name} = {value} must be at least 1")
-  if not 0 < test_fraction < 1:
-    raise KdjaxError(f"test_fraction = {test_fraction} must lie in (0, 1)")
+  for name, value in fractions.items():
+    if not (0 < value < 1 or (value == 0 and name == "validation_fraction")):
+      interval = "[0, 1)" if name == "validation_fraction" else "(0, 1)"
+      raise KdjaxError(f"{name} = {value} must lie in {interval}")
   if pack not in PACKS:
     raise KdjaxError(f"pack = {pack!r} does not exist; what exists: {', '.join(PACKS)}")
   if split_seed < 0:

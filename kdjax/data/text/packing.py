@@ -46,8 +46,8 @@ class PackedRows:
   @property
   def labels(self) -> np.ndarray:
     raise KdjaxError(
-      "rows of text have no class to split or hide by; set config.data.validation_fraction = 0,"
-      " label_fraction = 1 and labelled_only = False (text has test_fraction)"
+      "rows of text have no class to split or hide by; set config.data.label_fraction = 1 and"
+      " labelled_only = False"
     )
 
   def __len__(self) -> int:

@@ -7,6 +7,7 @@ import pytest
 
 from kdjax.data import evaluation_batches, paired_stream, text, training_stream
 from kdjax.errors import KdjaxError
+from kdjax.train.streams import Together
 
 T = 12
 
@@ -77,6 +78,63 @@ def test_the_library_of_domains_is_mixed_changed_and_resumed(make):
     shard.set_state(state)
   parts = [next(shard) for shard in shards]
   same({key: np.concatenate([part[key] for part in parts]) for key in wanted}, wanted)
+
+
+def test_weights_reach_the_training_rows_of_streams_in_step_and_are_resumed(make):
+  data = make(weights={"first": 1, "second": 3}, validation_fraction=0.2)
+
+  def pair(seed=0, threads=1):
+    return paired_stream(
+      {
+        name: training_stream(getattr(data, name), batch_size=4, seed=seed, threads=threads)
+        for name in ("train", "validation")
+      }
+    )
+
+  def flat(batch):
+    own = dict(batch)
+    return own | {f"validation/{key}": v for key, v in own.pop("validation").items()}
+
+  unchanged, reader = pair(), pair()
+  for _ in range(3):
+    same(flat(next(reader)), flat(next(unchanged)))
+  reader.set_weights({"first": 1, "second": 0})
+  after = [flat(next(reader)) for _ in range(2)]
+  state = json.loads(json.dumps(reader.get_state()))
+  wanted = [flat(next(reader)) for _ in range(4)]
+  assert not any(batch["domain"].any() for batch in after + wanted)
+  other = [flat(next(unchanged)) for _ in range(2)]
+  assert any(batch["domain"].any() for batch in other)
+  for a, b in zip(after, other, strict=True):  # what is validated on stays as it is
+    np.testing.assert_array_equal(a["validation/index"], b["validation/index"])
+  again = pair(threads=0)
+  again.set_state(state)
+  for batch in wanted:
+    same(flat(next(again)), batch)
+  before = again.get_state()
+  with pytest.raises(KdjaxError, match="must name each domain"):
+    again.set_weights({"first": 1})
+  assert again.get_state() == before
+  # One stream per seed of a program: all of them change, and go on together.
+  several = Together([pair(0, 0), pair(1, 0)])
+  several.set_weights({"first": 0, "second": 1})
+  assert next(several)["domain"].all()
+  state, wanted = json.loads(json.dumps(several.get_state())), flat(next(several))
+  several = Together([pair(0, 0), pair(1, 0)])
+  several.set_state(state)
+  same(flat(next(several)), wanted)
+  for stream in (unchanged, reader):
+    stream.close()
+
+
+def test_streams_without_weights_say_so(make):
+  data = make(validation_fraction=0.2)
+  streams = {
+    name: training_stream(getattr(data, name), batch_size=2, seed=0)
+    for name in ("train", "validation")
+  }
+  with pytest.raises(KdjaxError, match=r"without weights; give config\.data\.weights"):
+    paired_stream(streams).set_weights({"first": 1, "second": 1})
 
 
 def test_names_of_streams_are_no_keys_of_rows(make):

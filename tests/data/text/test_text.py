@@ -200,6 +200,27 @@ def test_documents_are_for_training_or_for_testing(make, sources):
   assert beginnings(again, again.test) - {(0, "999")} == test
 
 
+@pytest.mark.parametrize("pack", ["none", "pack"])
+def test_documents_held_out_for_validation_are_on_no_other_side(make, sources, pack):
+  # The same text in both domains, which must not be on two sides either.
+  with open(sources["second"]["path"], "a") as file:
+    file.write(Path(sources["first"]["path"]).read_text())
+  data = make(pack=pack, sequence_length=400, validation_fraction=0.25)
+  sides = [beginnings(data, rows) for rows in (data.train, data.test, data.validation)]
+  assert sum(map(len, sides)) == len(set.union(*sides)) == 85
+  assert 8 <= len(sides[2]) <= 26  # 17 of the 68 that are not for testing are expected
+  assert {domain for domain, _ in sides[2]} == {0, 1}
+  without = make(pack=pack, sequence_length=400)
+  assert without.validation is None
+  assert beginnings(without, without.test) == sides[1]
+  assert beginnings(without, without.train) == sides[0] | sides[2]
+
+
+def test_validation_needs_a_document(make, sources):
+  with pytest.raises(KdjaxError, match=r"validation_fraction = 0\.5 leaves no document to"):
+    make(sources={"one": sources["first"]}, max_documents=2, validation_fraction=0.5)
+
+
 def test_duplicates_are_left_out_and_told(make, sources, caplog):
   before = make()
   path = sources["second"]["path"]
@@ -317,6 +338,8 @@ def test_the_library_is_there_for_everyone(make, monkeypatch):
     ({"max_tokens": -1}, "max_tokens = -1 must be at least 1"),
     ({"test_fraction": 0.0}, r"test_fraction = 0.0 must lie in \(0, 1\)"),
     ({"test_fraction": float("nan")}, r"test_fraction = nan must lie in \(0, 1\)"),
+    ({"validation_fraction": 1.0}, r"validation_fraction = 1.0 must lie in \[0, 1\)"),
+    ({"validation_fraction": -0.1}, r"validation_fraction = -0.1 must lie in \[0, 1\)"),
     ({"pack": "tight"}, "pack = 'tight' does not exist; what exists: pack, concat, none"),
     ({"split_seed": -1}, "split_seed = -1 must be at least 0"),
     ({"sources": {"a": {"kind": "csv"}}}, "sources.a.kind = 'csv' does not exist.*parquet"),
@@ -345,5 +368,5 @@ def test_a_domain_without_documents_is_named(make, tmp_path):
 
 
 def test_rows_have_no_classes(make):
-  with pytest.raises(KdjaxError, match=r"validation_fraction = 0.*test_fraction"):
+  with pytest.raises(KdjaxError, match=r"no class to split or hide by.*label_fraction = 1"):
     make().train.labels  # noqa: B018
