@@ -12,6 +12,7 @@ from kdjax.models.base import Model, ModelVars
 from kdjax.models.convert import (
   Checkpoint,
   check_expressible,
+  check_weights,
   load_weights,
   open_checkpoint,
   spec_of,
@@ -69,8 +70,8 @@ def pretrained(
     The model; its `start` reads the weights.
 
   Raises:
-    KdjaxError: what `open_checkpoint` and `spec_of` raise; layers or sizes that do not exist, or
-      that the family's config.json cannot say; no text to measure importance on.
+    KdjaxError: what `open_checkpoint`, `spec_of` and `check_weights` raise; layers or sizes that do
+      not exist, or that the family's config.json cannot say; no text to measure importance on.
   """
   checkpoint = open_checkpoint(path)
   whole = spec_of(checkpoint.config, checkpoint.names)
@@ -84,7 +85,9 @@ def pretrained(
   if isinstance(whole, Seq2SeqSpec):
     if layers is not None or any(sizes.values()):
       raise KdjaxError("layers and sizes of an encoder-decoder cannot be selected; leave them out")
-    model = _whole(encoder_decoder(whole, **options), checkpoint, None)
+    model = encoder_decoder(whole, **options)
+    if weights is True:
+      model = _whole(model, checkpoint, None)
   else:
     ranked = select == "importance" and isinstance(layers, int) and layers < whole.depth
     kept = select_layers(whole.depth, layers, "uniform" if select == "importance" else select)
@@ -98,18 +101,18 @@ def pretrained(
       )
     model = language_model(spec, **options)
     if weights is True and (narrower or ranked):
+      check_weights(checkpoint, language_model(whole))
       model = with_pruned(model, parent, layers=None if ranked else kept)
-    else:
+    elif weights is True:
       model = _whole(model, checkpoint, {"stack": kept})
   if weights == "embeddings":
     return with_embeddings(model, parent)
-  if not weights:
-    return model._replace(start=None)
   return model if adapter is None else _adapted(model, adapter)
 
 
 def _whole(model: Model, checkpoint: Checkpoint, layers: Mapping[str, list[int]] | None) -> Model:
   """The model started from the checkpoint's layers as they are."""
+  check_weights(checkpoint, model, layers=layers)  # before a teacher is trained for it
 
   def start(shardings: ModelVars | None = None, dtype: Any = None) -> ModelVars:
     return load_weights(checkpoint, model, shardings=shardings, layers=layers, dtype=dtype)

@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from kdjax.errors import KdjaxError
+from kdjax.models.adapters import quantize_params
 from kdjax.models.base import Batch, Model, ModelVars
 from kdjax.models.convert import Checkpoint, load_weights
 from kdjax.models.convert.mapping import entries_of
@@ -74,13 +75,16 @@ def with_pruned(model: Model, parent: Parent, *, layers: Sequence[int] | None) -
   def start(shardings: ModelVars | None = None, dtype: Any = None) -> ModelVars:
     larger = language_model(spec)
     placed = None if shardings is None else _for_larger(shardings, larger)
-    weights = load_weights(parent.checkpoint, larger, shardings=placed, dtype=dtype)
+    rounded = dtype == "int8"
+    read = None if rounded else dtype
+    weights = load_weights(parent.checkpoint, larger, shardings=placed, dtype=read)
 
     def cut(params: PyTree, found: Importance) -> PyTree:
       return prune(params, spec, child, select(found, spec, child, layers=layers))
 
     cut = jax.jit(cut, out_shardings=None if shardings is None else shardings.params)
-    return weights._replace(params=cut(weights.params, parent.measure(weights.params)))
+    params = cut(weights.params, parent.measure(weights.params))
+    return weights._replace(params=quantize_params(params) if rounded else params)
 
   return model._replace(start=start)
 

@@ -82,6 +82,7 @@ class Objective(NamedTuple):
     prepare: `prepare(vars, teacher, batch) -> vars`, folded over one pass of the training data
       (labels as given, no augmentation, teacher in evaluation mode) before the first step; None
       where no such pass is needed.
+    across_vocabularies: whether the two sides' logits may be over different vocabularies.
   """
 
   apply: Callable[..., ObjectiveResult]
@@ -89,6 +90,13 @@ class Objective(NamedTuple):
   init: Callable[..., ObjectiveVars] = _no_vars
   update: Callable[..., PyTree] = _same_state
   prepare: Callable[..., ObjectiveVars] | None = None
+  across_vocabularies: bool = False
+
+  @property
+  def pairs_classes(self) -> bool:
+    """Whether class i of the one side is compared with class i of the other."""
+    both = self.taps.student & self.taps.teacher & {"logits", "head"}
+    return bool(both) and not self.across_vocabularies
 
 
 def valid(batch: Batch, values: Array) -> Bool[Array, "*batch"]:

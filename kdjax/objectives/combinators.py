@@ -65,6 +65,7 @@ def combine(terms: Mapping[str, tuple[float, Objective]]) -> Objective:
     init=init,
     update=update,
     prepare=prepare if any(part.prepare for part in parts.values()) else None,
+    across_vocabularies=not any(part.pairs_classes for part in parts.values()),
   )
 
 

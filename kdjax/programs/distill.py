@@ -243,8 +243,7 @@ def check_pairing(student: Model, teacher: Teacher, objective: Objective) -> Non
         f"config.objective asks for the tap(s) {sorted(missing)} of the {side}, which"
         f" config.{side} cannot give; it gives {sorted(given) or 'nothing'}"
       )
-  paired = objective.taps.student & objective.taps.teacher & {"logits", "head"}
-  if paired and student.num_classes != teacher.num_classes:
+  if objective.pairs_classes and student.num_classes != teacher.num_classes:
     raise KdjaxError(
       f"student and teacher have different class counts: config.student has"
       f" {student.num_classes}, config.teacher has {teacher.num_classes}; an objective on logits"

@@ -31,6 +31,7 @@ from kdjax.train.mesh import (
 from kdjax.train.pretrained import build_teacher
 from kdjax.train.signal_rows import SignalRows, signal_rows
 from kdjax.train.streams import augmentation, load_data
+from kdjax.train.vocabulary import check_teacher
 
 SHARD = 65_536
 HIDDEN = frozenset({"hidden", "head"})
@@ -123,6 +124,7 @@ def open_session(config: Config, options: CacheOptions) -> Session:
   mesh = make_mesh(**config["mesh"])
   batch_size = config["eval"]["batch_size"]
   check_batch(batch_size, mesh, field="config.eval.batch_size")
+  check_teacher(config, splits.whole)
   teacher = build_teacher(config, splits.whole)
   rules = teacher_rules(config["teacher"]["rules"])
   return session_of(teacher, source, options, mesh, batch_size, splits.whole.name, rules)

@@ -19,7 +19,7 @@ from kdjax.programs.base import Program
 from kdjax.resolve import hint
 from kdjax.teachers import Teacher
 from kdjax.train import report
-from kdjax.train.build import build_model, build_program, is_text
+from kdjax.train.build import build_model, build_objective, build_program, is_text
 from kdjax.train.checkpoint import fingerprint, writable
 from kdjax.train.config import Config, check_config, identity, merge
 from kdjax.train.loop import RunResult, compile_program
@@ -29,6 +29,7 @@ from kdjax.train.pretrained import build_teacher
 from kdjax.train.samples import write_samples
 from kdjax.train.stage import Stop, train, versions
 from kdjax.train.streams import load_data, open_data
+from kdjax.train.vocabulary import check_vocabularies
 
 
 def run_job(config: Config, workdir: Path, *, stop: Stop = lambda: False) -> dict[str, Any]:
@@ -174,7 +175,9 @@ def dry_run(config: Config, variants: Sequence[str] = ("method",)) -> None:
       check_config(own)
       teacher = None
       if own["teacher"]:
-        teacher = build_teacher(own, load_data(own["data"]).whole, abstract=True)
+        data = load_data(own["data"]).whole
+        check_vocabularies(own, data, build_objective(own["objective"]))
+        teacher = build_teacher(own, data, abstract=True)
       metrics = trace(own, teacher)
       if own["eval"]["best_metric"] not in metrics:
         name = own["eval"]["best_metric"]

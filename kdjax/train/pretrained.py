@@ -55,7 +55,7 @@ def build_teacher(
     raise KdjaxError(f"config.teacher.dtype = {spec['dtype']!r} must be one of {known}")
   model = build_model(spec["model"], data, "config.teacher.model")
   rules = teacher_rules(spec["rules"])
-  given = [Path(path) for path in _paths(spec["checkpoint"])]
+  given = [Path(path) for path in checkpoint_paths(spec["checkpoint"])]
   folders = given or list(trained)
   if model.start is not None and not folders:
     if abstract:
@@ -105,7 +105,8 @@ def _cached(config: Config, data: DataSet, *, abstract: bool) -> Teacher:
   return teachers.cached(cache, live=live)
 
 
-def _paths(checkpoint: Any) -> list[str]:
+def checkpoint_paths(checkpoint: Any) -> list[str]:
+  """The folders that `config.teacher.checkpoint` names, one or several; [] for none."""
   paths = [checkpoint] if isinstance(checkpoint, str) else checkpoint
   if not isinstance(paths, list | tuple) or not all(isinstance(path, str) for path in paths):
     raise KdjaxError(f"config.teacher.checkpoint = {checkpoint!r} must be a folder or several")

@@ -165,6 +165,18 @@ def test_an_interrupted_run_ends_at_the_same_weights(finished, folder):
   assert run_job(config, folder / "cut")["params_sha256"] == report["params_sha256"]
 
 
+def test_the_teacher_of_a_run_with_another_tokenizer_is_refused(finished, folder):
+  config, workdir, _ = finished
+  bytes_tokenizer(reverse=True).save_pretrained(folder / "reversed")
+  own = config | {
+    "data": config["data"] | {"tokenizer": str(folder / "reversed")},
+    "teacher": config["teacher"] | {"checkpoint": str(workdir / "teacher")},
+  }
+  with pytest.raises(KdjaxError, match=r"^config\.teacher\.checkpoint .*/teacher\) was made with"):
+    run_job(own, folder / "refused")
+  assert not any((folder / "refused").glob("*"))
+
+
 def test_an_adapter_trains_and_is_merged_when_exported(finished, folder):
   config, workdir, _ = finished
   exported = export_checkpoint(config, workdir, folder / "exported_base")
@@ -217,16 +229,20 @@ def test_a_program_of_two_streams_validates_on_documents_of_their_own(folder):
   dry_run(config)  # traces the steps of both streams
 
 
-def test_a_batch_that_counts_nothing_gives_zero_and_no_nan():
-  both = Outputs(hidden=jnp.ones((2, 8, 4)), head=Head(jnp.ones((4, 9))))
+@pytest.mark.parametrize("chunk_size", [None, 3])
+def test_a_batch_that_counts_nothing_gives_zero_and_no_nan(chunk_size):
+  head = Head(jnp.ones((4, 9)))
   batch = {"label": jnp.full((2, 8), -1), "mask": jnp.zeros((2, 8), bool)}
+  objective = objectives.hinton_kd(chunk_size=chunk_size)
+
+  def outputs(hidden):
+    return Outputs(hidden=hidden, head=head, logits=head.logits(hidden))
 
   def loss(hidden):
-    objective = objectives.hinton_kd(chunk_size=3)
-    own = Outputs(hidden=hidden, head=both.head)
-    variables = objective.init(None, own, both, batch)
-    return objectives.total(objective.apply(variables, own, both, batch, step=0, rng=None))
+    sides = outputs(hidden), outputs(jnp.ones((2, 8, 4)))
+    variables = objective.init(None, *sides, batch)
+    return objectives.total(objective.apply(variables, *sides, batch, step=0, rng=None))
 
-  value, gradient = jax.value_and_grad(loss)(both.hidden * jnp.nan)
+  value, gradient = jax.value_and_grad(loss)(jnp.full((2, 8, 4), jnp.nan))
   assert value == 0
   np.testing.assert_array_equal(gradient, 0)

@@ -61,7 +61,7 @@ def load_weights(
   spec = model.spec
   entries = entries_of(spec)
   chosen = _layers(spec, layers)
-  _check(checkpoint, entries, flat, chosen, spec)
+  check_weights(checkpoint, model, layers=layers)
   rounded = kernels_of(abstract.params, tuple(LINEAR)) if dtype == "int8" else {}
 
   out: dict[str, Any] = {}
@@ -134,9 +134,16 @@ def tensors_of(model: Model, variables: ModelVars) -> Iterator[Tensor]:
       yield Tensor(_name(entry, layer), shape, np.dtype(parts[0].dtype), read)
 
 
-def _check(checkpoint: Checkpoint, entries, flat, chosen, spec) -> None:
-  """Raises KdjaxError with every tensor that is missing, superfluous or of another shape."""
-  present = checkpoint.names
+def check_weights(
+  checkpoint: Checkpoint, model: Model, *, layers: Mapping[str, Sequence[int]] | None = None
+) -> None:
+  """Raises KdjaxError with every tensor that is missing, superfluous or of another shape.
+
+  Names and shapes alone are read. The arguments are those of `load_weights`.
+  """
+  spec, present = model.spec, checkpoint.names
+  flat = _flatten(jax.eval_shape(model.init, jax.random.key(0)).params)
+  entries, chosen = entries_of(spec), _layers(spec, layers)
   whole = spec_of(checkpoint.config, present)
   wanted = {
     _name(entry, layer): entry

@@ -19,9 +19,9 @@ MARKED = (
 )
 
 
-def bytes_tokenizer(chat_template=CHAT):
+def bytes_tokenizer(chat_template=CHAT, reverse=False):
   """256 tokens, one a byte, and <eos>, <user> and <assistant> as tokens of their own."""
-  alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+  alphabet = sorted(pre_tokenizers.ByteLevel.alphabet(), reverse=reverse)
   backend = Tokenizer(models.BPE({char: i for i, char in enumerate(alphabet)}, []))
   backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
   backend.decoder = decoders.ByteLevel()
@@ -29,6 +29,16 @@ def bytes_tokenizer(chat_template=CHAT):
   backend.add_special_tokens([AddedToken(name, normalized=False) for name in names])
   return PreTrainedTokenizerFast(
     tokenizer_object=backend, eos_token=EOS, pad_token=EOS, chat_template=chat_template
+  )
+
+
+def words_tokenizer(words=("one", "two", "three", "four", "five")):
+  """A token for each of some words, cut at spaces; <unk>, <eos> and <pad>."""
+  names = ["<unk>", EOS, "<pad>", *words]
+  backend = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, "<unk>"))
+  backend.pre_tokenizer = pre_tokenizers.Whitespace()
+  return PreTrainedTokenizerFast(
+    tokenizer_object=backend, unk_token="<unk>", eos_token=EOS, pad_token="<pad>"
   )
 
 
