@@ -1,6 +1,7 @@
 """A language model is cached once; students read its signals in any packing and mixture."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -10,7 +11,7 @@ from kdjax.errors import KdjaxError
 from kdjax.train.cache import cache_teacher, signals_of
 from kdjax.train.cache_check import verify_cache
 from kdjax.train.cache_session import CacheOptions, open_session
-from kdjax.train.job import prepare_teacher
+from kdjax.train.job import prepare_teacher, run_job
 from kdjax.train.mesh import make_mesh
 from kdjax.train.pretrained import build_teacher
 from kdjax.train.stage import train
@@ -131,6 +132,17 @@ def test_another_tokenizer_or_length_is_refused(taught, stored, tmp_path):
   # Documents that were for testing when the teacher was asked.
   with pytest.raises(KdjaxError, match=r"is not in the cache .*other data"):
     stream(from_cache(taught, folder, split_seed=1))
+
+
+def test_a_damaged_cache_costs_nothing(taught, stored, tmp_path):
+  cache = shutil.copytree(stored["sampled"][1], tmp_path / "cache")
+  shard = sorted(cache.glob("*.array_record"))[-1]
+  shard.write_bytes(shard.read_bytes()[:100])
+  before = {path.name: path.read_bytes() for path in cache.iterdir()}
+  with pytest.raises(KdjaxError, match=rf"config\.teacher\.cache: .*{shard.name} has 100 bytes"):
+    run_job(from_cache(taught, cache), tmp_path / "run")
+  assert {path.name: path.read_bytes() for path in cache.iterdir()} == before
+  assert not any((tmp_path / "run").glob("*"))
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,9 @@ def test_nothing_to_read_and_half_a_character(tmp_path, cache):
     tokenize(jsonl(write(tmp_path / "a", [{"text": ""}, {"text": " \n"}])), bytes_tokenizer())
   with pytest.raises(KdjaxError, match="line 1 has half of a surrogate pair"):
     tokenize(jsonl(write(tmp_path / "b", [{"text": "a\ud800"}])), bytes_tokenizer())
+  (tmp_path / "c").write_bytes(b'{"text": "good"}\n{"text": "caf\xe9"}\n')
+  with pytest.raises(KdjaxError, match=r"c, line 2 is not UTF-8 \(byte 13 is 0xe9\); convert it"):
+    tokenize(jsonl(tmp_path / "c"), bytes_tokenizer())
   assert not list(cache.rglob("*.bin"))  # nothing half-written stays
 
 
