@@ -18,6 +18,7 @@ from kdjax.losses.signals import *
 from kdjax.losses.sparse import *
 from kdjax.losses.standardize import *
 from kdjax.losses.variation import *
+from kdjax.losses.vocabularies import *
 
 # Importing from a file also binds its name here.
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     sparse,
     standardize,
     variation,
+    vocabularies,
   )
   for name in module.__all__
 ]

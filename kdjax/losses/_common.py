@@ -27,12 +27,20 @@ class Rows(NamedTuple):
   where: Bool[Array, "*batch"] | None
 
 
-def align(loss: str, student, teacher, *, temperature, axis: int, where) -> Rows:
-  """Checks the arguments that every logits loss has and brings them into one form."""
+def align(
+  loss: str, student, teacher, *, temperature, axis: int, where, same_classes: bool = True
+) -> Rows:
+  """Checks the arguments that every logits loss has and brings them into one form.
+
+  Without `same_classes` the two sides need only have the same rows.
+  """
   check_temperature(loss, temperature)
   student = jnp.asarray(student)
   teacher = jax.lax.stop_gradient(dense_logits(loss, teacher, axis))
-  check_same_shape(loss, "student_logits", student, "teacher_logits", teacher)
+  if same_classes:
+    check_same_shape(loss, "student_logits", student, "teacher_logits", teacher)
+  else:
+    check_same_rows(loss, student, teacher, axis)
   student, teacher = classes_last(loss, student, axis), classes_last(loss, teacher, axis)
   where = check_where(loss, where, student.shape[:-1])
   return Rows(
@@ -107,6 +115,15 @@ def check_same_shape(loss: str, name_a: str, a: Array, name_b: str, b: Array) ->
     )
 
 
+def check_same_rows(loss: str, student: Array, teacher: Array, axis: int) -> None:
+  rows = [classes_last(loss, logits, axis).shape[:-1] for logits in (student, teacher)]
+  if rows[0] != rows[1]:
+    raise KdjaxError(
+      f"{loss}: student_logits has shape {student.shape} and teacher_logits has shape"
+      f" {teacher.shape}; only axis {axis}, that of the classes, may differ"
+    )
+
+
 def check_where(loss: str, where, shape: tuple[int, ...], name: str = "where") -> Array | None:
   if where is None:
     return None
@@ -161,6 +178,19 @@ def cross_entropy_sum(
   """-sum_v p log q, with 0 log 0 = 0."""
   p = jnp.exp(log_p)
   return -jnp.sum(p * jnp.where(p > 0, log_q, 0.0), axis=-1)
+
+
+def sorted_distance(
+  a: Float[Array, "*batch classes"], b: Float[Array, "*batch others"]
+) -> Float[Array, "*batch"]:
+  """Sum of |a - b|, each sorted from the largest value on and the shorter filled up with zeros."""
+  size = max(a.shape[-1], b.shape[-1])
+
+  def ranked(x: Array) -> Array:
+    pad = [(0, 0)] * (x.ndim - 1) + [(0, size - x.shape[-1])]
+    return jnp.pad(jnp.sort(x, axis=-1, descending=True), pad)
+
+  return jnp.sum(jnp.abs(ranked(a) - ranked(b)), axis=-1)
 
 
 def norm(x: Array, axis: int = -1) -> Array:

@@ -36,7 +36,9 @@ OPTIONS = {
 # derivative of the value. Their own tests compare it with its formula.
 NOT_THE_DERIVATIVE = {"adaptive_kl", "interpolated_cross_entropy"}
 # Not differentiable where both sides are equal.
-KINKED = {"total_variation"}
+KINKED = {"sorted_probability_distance", "total_variation"}
+# The teacher may have another vocabulary: here it has so many classes more than the student.
+MORE_CLASSES = {"sorted_probability_distance": 2}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,11 +54,21 @@ class Case:
     return [name for name in self.parameters[1:] if name in ARRAYS]
 
   def __call__(self, student, teacher, labels, **options):
+    if self.name in MORE_CLASSES:
+      teacher = _with_more(teacher, MORE_CLASSES[self.name], options.get("axis", -1))
     arrays = [ARRAYS[name](teacher, labels) for name in self.arrays]
     return getattr(losses, self.name)(student, *arrays, **{**OPTIONS.get(self.name, {}), **options})
 
   def __str__(self):
     return self.name
+
+
+def _with_more(teacher, number: int, axis: int):
+  """Logits with more classes, each one below the largest; no order of the others changes them."""
+  if not hasattr(teacher, "ndim") or axis >= teacher.ndim:
+    return teacher
+  more = jnp.repeat(jnp.max(teacher, axis, keepdims=True) - 1, number, axis)
+  return jnp.concatenate([teacher, more], axis)
 
 
 def _is_logits_loss(name: str) -> bool:
@@ -72,6 +84,7 @@ WITH = {
   part: [case for case in CASES if part in case.parameters]
   for part in ("teacher_logits", "labels", "signal", "temperature", "axis")
 }
+WITH["same_classes"] = [case for case in WITH["teacher_logits"] if case.name not in MORE_CLASSES]
 every = pytest.mark.parametrize("case", CASES, ids=str)
 
 
@@ -314,13 +327,20 @@ def test_the_temperature_may_be_traced_and_learned(case):
     np.testing.assert_allclose(slope, wanted, rtol=5e-3, atol=5e-3)
 
 
-@with_argument("teacher_logits")
+@with_argument("same_classes")
 def test_different_shapes_are_both_named(case):
   student, teacher, labels = map(jnp.asarray, example())
   with pytest.raises(KdjaxError) as error:
     case(student, teacher[:, :5], labels)
   assert case.name in str(error.value)
   assert "(8, 6)" in str(error.value) and "(8, 5)" in str(error.value)
+
+
+@with_argument("teacher_logits")
+def test_different_rows_are_both_named(case):
+  student, teacher, labels = map(jnp.asarray, example())
+  with pytest.raises(KdjaxError, match=rf"{case.name}: .*\(8, 6\).*\(7, \d\)"):
+    case(student, teacher[:7], labels)
 
 
 @with_argument("signal")
@@ -357,7 +377,7 @@ def test_where_must_be_bool_and_broadcast(case):
     case(*x, where=jnp.ones(3, bool))
 
 
-@with_argument("teacher_logits")
+@with_argument("same_classes")
 def test_dense_signals_stand_for_their_logits(case):
   student, teacher, labels = map(jnp.asarray, example(20))
   wanted = case(student, teacher, labels)

@@ -1,0 +1,62 @@
+"""Distances between distributions over two vocabularies that have nothing in common."""
+
+from __future__ import annotations
+
+import jax
+from jaxtyping import Array, Bool, Float
+
+from kdjax.losses import _common
+from kdjax.losses.signals import Dense, HiddenHead
+
+__all__ = ["sorted_probability_distance"]
+
+
+def sorted_probability_distance(
+  student_logits: Float[Array, "*batch student_vocab"],
+  teacher_logits: Float[Array, "*batch teacher_vocab"] | Dense | HiddenHead,
+  *,
+  temperature: float | Float[Array, ""] = 1.0,
+  axis: int = -1,
+  where: Bool[Array, "*batch"] | None = None,
+) -> Float[Array, "*batch"]:
+  r"""Universal logit distillation (ULD): how far two vocabularies' sorted probabilities are apart.
+
+  :math:`\sum_k |p_{(k)} - q_{(k)}|`, p the teacher's and q the student's probabilities, each sorted
+  from the largest to the smallest, the shorter list filled up with zeros. Between 0 and 2; the order
+  of neither vocabulary matters, so it says nothing of which classes are likely, only of how sure
+  each side is. Over one vocabulary it is at most twice `total_variation`.
+
+  Args:
+    student_logits: [..., V_student], unnormalised, any float dtype.
+    teacher_logits: [..., V_teacher], the same rows; no gradient flows here.
+    temperature: > 0, dimensionless; divides both sides. May be traced.
+    axis: the class axis, static.
+    where: bool, broadcastable to [...]; False positions return 0.
+
+  Returns:
+    float32[...], a distance, for each position.
+
+  Raises:
+    KdjaxError: if the rows differ, temperature <= 0, or the teacher is a sparse signal.
+
+  Example:
+    >>> teacher, student = jnp.array([0.7, 0.2, 0.1]), jnp.array([0.4, 0.6])
+    >>> print(f"{sorted_probability_distance(jnp.log(student), jnp.log(teacher)):.4f}")
+    0.4000
+
+  Reference:
+    Boizard et al., "Towards Cross-Tokenizer Distillation: the Universal Logit Distillation Loss for
+    LLMs", TMLR 2025, https://arxiv.org/abs/2402.12030
+    (Nicolas-BZRD/llm-recipes, models/distillation_model.py).
+  """
+  student, teacher, where = _common.align(
+    "sorted_probability_distance",
+    student_logits,
+    teacher_logits,
+    temperature=temperature,
+    axis=axis,
+    where=where,
+    same_classes=False,
+  )
+  distance = _common.sorted_distance(jax.nn.softmax(student), jax.nn.softmax(teacher))
+  return _common.masked(distance, where)
