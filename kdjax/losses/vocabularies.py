@@ -22,9 +22,9 @@ def sorted_probability_distance(
   r"""Universal logit distillation (ULD): how far two vocabularies' sorted probabilities are apart.
 
   :math:`\sum_k |p_{(k)} - q_{(k)}|`, p the teacher's and q the student's probabilities, each sorted
-  from the largest to the smallest, the shorter list filled up with zeros. Between 0 and 2; the order
-  of neither vocabulary matters, so it says nothing of which classes are likely, only of how sure
-  each side is. Over one vocabulary it is at most twice `total_variation`.
+  from the largest to the smallest, the shorter filled up with zeros. Between 0 and 2. The order of
+  neither vocabulary matters, so it says nothing of which classes are likely, only of how sure each
+  side is. Over one vocabulary it is at most twice `total_variation`.
 
   Args:
     student_logits: [..., V_student], unnormalised, any float dtype.
