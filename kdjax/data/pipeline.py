@@ -23,7 +23,7 @@ from kdjax.errors import KdjaxError
 
 Batch = dict[str, Any]
 _KEYS = {"image", "label", "index", "mask"}
-_KEYS |= {"tokens", "segment_ids", "positions", "domain", "weight"}
+_KEYS |= {"tokens", "segment_ids", "positions", "domain", "weight", "group_ids"}
 POSITION = "global_next_index"
 WEIGHTS = "weights"
 

@@ -89,6 +89,26 @@ def vocab_size(tokenizer: PreTrainedTokenizerFast) -> int:
   return max(tokenizer.get_vocab().values()) + 1
 
 
+def is_byte_level(tokenizer: PreTrainedTokenizerFast) -> bool:
+  """Whether each character of its tokens stands for a byte of the text (GPT-2's way)."""
+  cutting = json.loads(tokenizer.backend_tokenizer.to_str()).get("pre_tokenizer")
+  return '"ByteLevel"' in json.dumps(cutting)
+
+
+def shared_tokens(
+  student: PreTrainedTokenizerFast, teacher: PreTrainedTokenizerFast
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+  """(student's ids, teacher's ids) of the tokens that both have, by the teacher's ids.
+
+  Tokens are the same when they are written the same in both vocabularies.
+  """
+  own = student.get_vocab()
+  pairs = sorted(
+    (index, own[token]) for token, index in teacher.get_vocab().items() if token in own
+  )
+  return tuple(ours for _, ours in pairs), tuple(theirs for theirs, _ in pairs)
+
+
 def _transformers() -> Any:
   # Imported late: it takes seconds. The advice it would print is to install PyTorch.
   quiet = "TRANSFORMERS_NO_ADVISORY_WARNINGS"

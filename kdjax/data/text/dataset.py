@@ -12,11 +12,12 @@ from kdjax.data.text.documents import Documents, chat, jsonl, parquet, text_fold
 from kdjax.data.text.examples import Examples, cut, learnable
 from kdjax.data.text.mixture import Mixture, checked_weights
 from kdjax.data.text.packing import PackedRows
+from kdjax.data.text.paired import PairedRows, pair_rows, paired
 from kdjax.data.text.plan import Plan, plan_concatenated, plan_packed, plan_single
 from kdjax.data.text.python_library import python_library
 from kdjax.data.text.split import Chosen, distinct_documents, learnable_documents, split
 from kdjax.data.text.tokenized import Tokenized, tokenize
-from kdjax.data.tokenizers import fingerprint, load_tokenizer, vocab_size
+from kdjax.data.tokenizers import fingerprint, load_tokenizer, shared_tokens, vocab_size
 from kdjax.errors import KdjaxError, within
 from kdjax.resolve import check_type, hint
 
@@ -38,6 +39,20 @@ PYTHON_LIBRARY = {
 }
 
 
+class Vocabulary(NamedTuple):
+  """What a side's tokens are of, as `kdjax.train.build` reads it for a model.
+
+  Attributes:
+    num_classes: its size.
+    tokenizer: the tokenizer.
+    name: for messages.
+  """
+
+  num_classes: int
+  tokenizer: PreTrainedTokenizerFast
+  name: str
+
+
 class TextData(NamedTuple):
   """A data set for language models.
 
@@ -50,22 +65,31 @@ class TextData(NamedTuple):
     tokenizer: what the tokens are of.
     domains: names; `domain` of a row is an index of them.
     name: for messages and reports.
+    teacher: the teacher's vocabulary, where it has one of its own and rows hold its tokens too.
   """
 
-  train: PackedRows
-  test: PackedRows
-  validation: PackedRows | None
+  train: PackedRows | PairedRows
+  test: PackedRows | PairedRows
+  validation: PackedRows | PairedRows | None
   num_classes: int
   sequence_length: int
   tokenizer: PreTrainedTokenizerFast
   domains: tuple[str, ...]
   name: str
+  teacher: Vocabulary | None = None
+
+  @property
+  def shared_tokens(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """See `kdjax.data.tokenizers.shared_tokens`."""
+    return shared_tokens(self.tokenizer, (self.teacher or self).tokenizer)
 
 
 def text(
   *,
   tokenizer: str,
   sequence_length: int,
+  teacher_tokenizer: str = "",
+  teacher_sequence_length: int | None = None,
   sources: Mapping[str, Mapping] | None = None,
   weights: Mapping[str, float] | None = None,
   test_fraction: float = 0.05,
@@ -84,6 +108,9 @@ def text(
   Args:
     tokenizer: a path or `package:NAME`; see `kdjax.data.tokenizers.load_tokenizer`.
     sequence_length: positions of a row.
+    teacher_tokenizer: another one, in whose tokens rows hold the same text for the teacher; see
+      `kdjax.data.text.paired`. Not for chats, which each tokenizer writes out in its own way.
+    teacher_sequence_length: positions of the teacher's rows; None for as many.
     sources: domain to source, a mapping with `kind` and the fields of that kind: "folder" (path,
       glob), "jsonl" (path, field; a record may have `spans`, a list of {text, weight}, instead),
       "parquet" (path, field), "chat" (path, field; only the assistant's answers are learnt, and
@@ -105,7 +132,8 @@ def text(
     KdjaxError: arguments out of range, sources that are missing, damaged or empty.
   """
   fractions = {"test_fraction": test_fraction, "validation_fraction": validation_fraction}
-  _check(sequence_length, fractions, max_documents, max_tokens, pack, split_seed)
+  lengths = {"sequence_length": sequence_length, "teacher_sequence_length": teacher_sequence_length}
+  _check(lengths, fractions, max_documents, max_tokens, pack, split_seed)
   specs = sources or PYTHON_LIBRARY
   domains = tuple(specs)
   shares = checked_weights(weights, domains) if weights else None
@@ -113,11 +141,21 @@ def text(
   with within("tokenizer"):
     loaded = load_tokenizer(tokenizer)
   sha256 = fingerprint(loaded)
-  texts = []
+  teacher = None
+  if teacher_tokenizer:
+    with within("teacher_tokenizer"):
+      theirs = load_tokenizer(teacher_tokenizer)
+    teacher = Vocabulary(vocab_size(theirs), theirs, "text in the teacher's tokens")
+    _check_paired(documents, pack)
+  texts, pairs = [], []
   for domain, each in documents.items():
     with within(f"sources.{domain}"):
       limits = {"max_documents": max_documents, "max_tokens": max_tokens}
-      texts.append(tokenize(each, loaded, cache=cache, fingerprint=sha256, **limits))
+      own = {"cache": cache, "ends": teacher is not None}
+      texts.append(tokenize(each, loaded, fingerprint=sha256, **own, **limits))
+      if teacher is not None:
+        limits = {"max_documents": texts[-1].manifest["documents"]}
+        pairs.append(paired(texts[-1], tokenize(each, teacher.tokenizer, **own, **limits)))
   parts: dict[str, list[Chosen]] = {"train": [], "test": [], "validation": []}
   distinct = distinct_documents(dict(zip(domains, texts, strict=True)))
   for own, kept, (domain, each) in zip(texts, distinct, documents.items(), strict=True):
@@ -145,8 +183,28 @@ def text(
         f"{name}_fraction = {fractions[f'{name}_fraction']} leaves no document to"
         f" {'test on' if name == 'test' else 'validate on'}; use more documents"
       )
-    plan = _plan(texts, chosen, sequence_length, pack, split_seed)
-    rows[name] = PackedRows(domains, tuple(texts), plan, sequence_length, weighted, sha256)
+    fields = {
+      "domains": domains,
+      "sequence_length": sequence_length,
+      "weighted": weighted,
+      "tokenizer_sha256": sha256,
+    }
+    if teacher is None:
+      plan = _plan(texts, chosen, sequence_length, pack, split_seed)
+      rows[name] = PackedRows(texts=tuple(texts), plan=plan, **fields)
+      continue
+    own = {
+      "sequence_length": teacher_sequence_length or sequence_length,
+      "tokenizer_sha256": fingerprint(teacher.tokenizer),
+    }
+    rows[name] = pair_rows(
+      pairs, chosen, pack, split_seed, student=fields, teacher=fields | own | {"weighted": False}
+    )
+    if not len(rows[name]):
+      raise KdjaxError(
+        f"no example of {name} documents fits {sequence_length} tokens of tokenizer and"
+        f" {own['sequence_length']} of teacher_tokenizer; raise both"
+      )
   if shares is not None:
     rows["train"] = _mixed(rows["train"], shares)
   return TextData(
@@ -158,6 +216,7 @@ def text(
     loaded,
     domains,
     "text",
+    teacher,
   )
 
 
@@ -177,7 +236,23 @@ def _documents(spec: Any, where: str) -> Documents:
     return read(**given)
 
 
-def _mixed(rows: PackedRows, shares: tuple[float, ...]) -> PackedRows:
+def _check_paired(documents: Mapping[str, Documents], pack: str) -> None:
+  for domain, each in documents.items():
+    if each.chat:
+      raise KdjaxError(
+        f"sources.{domain}: chats cannot be read with teacher_tokenizer, since each tokenizer"
+        " writes them out in its own way; write them out as text with spans"
+      )
+  if pack == "concat":
+    raise KdjaxError(
+      "pack = 'concat' does not go with teacher_tokenizer, whose rows are full elsewhere; use"
+      " 'pack'"
+    )
+
+
+def _mixed(rows: PackedRows | PairedRows, shares: tuple[float, ...]) -> PackedRows | PairedRows:
+  if isinstance(rows, PairedRows):
+    return dataclasses.replace(rows, student=_mixed(rows.student, shares))
   counts = np.bincount(rows.plan.domain, minlength=len(rows.domains)).tolist()
   return dataclasses.replace(rows, mixture=Mixture(rows.domains, tuple(counts), shares))
 
@@ -204,18 +279,14 @@ def _has_weights(text: Tokenized) -> bool:
 
 
 def _check(
-  sequence_length: int,
+  lengths: Mapping[str, int | None],
   fractions: Mapping[str, float],
   max_documents: int | None,
   max_tokens: int | None,
   pack: str,
   split_seed: int,
 ) -> None:
-  counts = {
-    "sequence_length": sequence_length,
-    "max_documents": max_documents,
-    "max_tokens": max_tokens,
-  }
+  counts = {**lengths, "max_documents": max_documents, "max_tokens": max_tokens}
   for name, value in counts.items():
     if value is not None and value < 1:
       raise KdjaxError(f"{name} = {value} must be at least 1")

@@ -46,7 +46,7 @@ def cut(starts: np.ndarray, lengths: np.ndarray, domain: int, sequence_length: i
 
 
 def joined(parts: list[Examples]) -> Examples:
-  return Examples(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+  return type(parts[0])(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
 def learnable(examples: Examples, weights: np.ndarray | None) -> np.ndarray:

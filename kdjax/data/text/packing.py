@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,6 +15,38 @@ from kdjax.data.text.tokenized import Tokenized
 from kdjax.errors import KdjaxError
 
 KEY_BYTES = 16
+
+
+class Layout(NamedTuple):
+  """The examples of some rows, and the places of their tokens.
+
+  Attributes:
+    counts: [R], examples of each row.
+    example: [E], their numbers.
+    nth: [E], of its row.
+    lengths: [E].
+    read: [N], places in the tokens of the domain.
+    within: [N], places in the example.
+    domain: [N].
+    place: [N], places in the rows one after another.
+    shape: (R, T).
+  """
+
+  counts: np.ndarray
+  example: np.ndarray
+  nth: np.ndarray
+  lengths: np.ndarray
+  read: np.ndarray
+  within: np.ndarray
+  domain: np.ndarray
+  place: np.ndarray
+  shape: tuple[int, int]
+
+  def rows(self, values: np.ndarray, fill: int = 0) -> np.ndarray:
+    """[R, T] of one value for each token, and `fill` where there is none."""
+    out = np.full(self.shape[0] * self.shape[1], fill, values.dtype)
+    out[self.place] = values
+    return out.reshape(self.shape)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -58,36 +91,34 @@ class PackedRows:
 
   def read(self, positions: np.ndarray) -> Example:
     positions = np.asarray(positions, np.int64)
-    first, domain = self.plan.first, self.plan.domain[positions]
-    counts = first[positions + 1] - first[positions]
-    example, nth = _runs(first[positions], counts)
-    row = np.repeat(np.arange(len(positions)), counts)
-    lengths = self.plan.examples.length[example].astype(np.int64)
-    # Where each example starts in its row: what was before it in all rows less what was before
-    # its row.
-    before = np.cumsum(lengths) - lengths
-    start = before - np.repeat(before[np.cumsum(counts) - counts], counts)
-    read, within = _runs(self.plan.examples.start[example], lengths)
-    place = np.repeat(row * self.sequence_length + start, lengths) + within
-    shape = (len(positions), self.sequence_length)
-
-    def rows(values: np.ndarray, fill: int = 0) -> np.ndarray:
-      out = np.full(shape[0] * shape[1], fill, values.dtype)
-      out[place] = values
-      return out.reshape(shape)
-
-    tokens, labels, weights = self._gather(read, np.repeat(domain[row], lengths))
+    layout = self.layout(positions)
+    rows = layout.rows
+    tokens, labels, weights = self._gather(layout.read, layout.domain)
     labels = rows(labels, UNLABELLED)
     batch = {
       "tokens": rows(tokens),
       "label": labels,
       "mask": labels >= 0,
-      "segment_ids": rows(np.repeat(nth + 1, lengths).astype(np.int32)),
-      "positions": rows(within.astype(np.int32)),
-      "domain": domain.astype(np.int32),
+      "segment_ids": rows(np.repeat(layout.nth + 1, layout.lengths).astype(np.int32)),
+      "positions": rows(layout.within.astype(np.int32)),
+      "domain": self.plan.domain[positions].astype(np.int32),
       "index": positions.astype(np.int32),
     }
     return batch | {"weight": rows(weights)} if self.weighted else batch
+
+  def layout(self, positions: np.ndarray) -> Layout:
+    """Where the examples of some rows lie."""
+    first = self.plan.first
+    counts = first[positions + 1] - first[positions]
+    example, nth = runs(first[positions], counts)
+    row = np.repeat(np.arange(len(positions)), counts)
+    lengths = self.plan.examples.length[example].astype(np.int64)
+    start = before_in_row(lengths, counts)
+    read, within = runs(self.plan.examples.start[example], lengths)
+    place = np.repeat(row * self.sequence_length + start, lengths) + within
+    domain = np.repeat(self.plan.domain[positions][row], lengths)
+    shape = (len(positions), self.sequence_length)
+    return Layout(counts, example, nth, lengths, read, within, domain, place, shape)
 
   def spans(self, position: int) -> list[Span]:
     """The examples of a row, in order, keyed by a hash of their input tokens."""
@@ -115,7 +146,14 @@ class PackedRows:
     return tokens, np.where(weights > 0, labels, np.int32(UNLABELLED)), weights
 
 
-def _runs(starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def before_in_row(sizes: np.ndarray, counts: np.ndarray) -> np.ndarray:
+  """The sum of the sizes in front of each example in its row; `counts` says how many a row has."""
+  # What is before it in all rows less what is before its row.
+  before = np.cumsum(sizes) - sizes
+  return before - np.repeat(before[np.cumsum(counts) - counts], counts)
+
+
+def runs(starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """The numbers start, start + 1, ... of each run, and their place in the run from 0."""
   within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
   return np.repeat(starts, lengths) + within, within

@@ -26,14 +26,18 @@ class Plan(NamedTuple):
   domain: np.ndarray
 
 
-def plan_packed(parts: list[Examples], sequence_length: int, seed: int) -> Plan:
+def plan_packed(
+  parts: list[Examples], room: int, seed: int, sizes: list[np.ndarray] | None = None
+) -> Plan:
   """Rows filled by best fit: each example goes where it leaves the least room, long ones first.
 
   Args:
     parts: the examples of each domain.
-    sequence_length: positions of a row.
+    room: of a row.
     seed: of the shuffling before windows of examples are packed.
+    sizes: the room that each example takes; its length where None.
   """
+  sizes = [part.length for part in parts] if sizes is None else sizes
   placed, counts = [], []
   for domain, examples in enumerate(parts):
     order = np.random.default_rng((seed, domain)).permutation(len(examples.start))
@@ -41,11 +45,11 @@ def plan_packed(parts: list[Examples], sequence_length: int, seed: int) -> Plan:
     counts.append(np.zeros(0, np.int64))
     for begin in range(0, len(order), WINDOW):
       window = order[begin : begin + WINDOW]
-      rows, count = _best_fit(examples.length[window], sequence_length)
+      rows, count = _best_fit(sizes[domain][window], room)
       placed[-1] = np.concatenate([placed[-1], window[np.argsort(rows, kind="stable")]])
       counts[-1] = np.concatenate([counts[-1], count])
   return _plan(
-    [Examples(*(array[own] for array in part)) for part, own in zip(parts, placed, strict=True)],
+    [type(part)(*(array[own] for array in part)) for part, own in zip(parts, placed, strict=True)],
     counts,
   )
 

@@ -1,8 +1,9 @@
 """Documents as tokens, made once and kept on the disk as flat arrays that are mapped, not read.
 
 A folder has `tokens.bin` (int32), `offsets.bin` (int64, one more than documents), `keys.bin` (16
-bytes a document, a hash of its text), `weights.bin` (float32, only where one is not 1), all
-little-endian, and `manifest.json`. It appears under its name only when it is complete.
+bytes a document, a hash of its text), `weights.bin` (float32, only where one is not 1), `ends.bin`
+(int32, only where asked for), all little-endian, and `manifest.json`. It appears under its name
+only when it is complete.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kdjax.data.text.alignment import UNKNOWN, byte_ends
 from kdjax.data.text.chat import marked_tokens, marks_answers, rendered
 from kdjax.data.text.documents import Document, Documents
 from kdjax.data.tokenizers import fingerprint as fingerprint_of
+from kdjax.data.tokenizers import is_byte_level
 from kdjax.errors import KdjaxError, writing
 
 if TYPE_CHECKING:
@@ -66,6 +69,11 @@ class Tokenized:
     return self._array("weights.bin", WEIGHT) if self.manifest["weighted"] else None
 
   @functools.cached_property
+  def ends(self) -> np.ndarray:
+    """int32 [tokens], of each in the bytes of its document; see `alignment.byte_ends`."""
+    return self._array("ends.bin", TOKEN)
+
+  @functools.cached_property
   def keys(self) -> np.ndarray:
     """16 bytes a document: equal texts have equal keys."""
     return self._array("keys.bin", np.dtype(f"V{KEY_BYTES}"))
@@ -86,6 +94,7 @@ def tokenize(
   add_eos: bool = True,
   max_documents: int | None = None,
   max_tokens: int | None = None,
+  ends: bool = False,
   fingerprint: str | None = None,
 ) -> Tokenized:
   """Tokens of documents, from the cache where they are there already.
@@ -100,6 +109,8 @@ def tokenize(
       end token, where it has one.
     max_documents: the first so many.
     max_tokens: ends with the document that reaches this number.
+    ends: also keep where each token ends, for alignment with another tokenizer; not for chats,
+      which every tokenizer writes out in its own way.
     fingerprint: of the tokenizer, where it is known.
 
   Returns:
@@ -117,7 +128,7 @@ def tokenize(
     "add_eos": add_eos and not documents.chat,
     "max_documents": max_documents,
     "max_tokens": max_tokens,
-  }
+  } | ({"ends": True} if ends else {})
   recipe = json.loads(json.dumps(recipe))  # as the manifest gives it back
   name = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:32]
   root = _cache_root(cache)
@@ -155,6 +166,8 @@ def _open(folder: Path, recipe: Mapping[str, Any]) -> Tokenized | None:
     }
     if manifest["weighted"]:
       sizes["weights.bin"] = tokens * WEIGHT.itemsize
+    if recipe.get("ends"):
+      sizes["ends.bin"] = tokens * TOKEN.itemsize
     whole = all((folder / name).stat().st_size == size for name, size in sizes.items())
   except (OSError, ValueError, KeyError, TypeError):
     return None
@@ -186,8 +199,9 @@ def _write(
     open(folder / "tokens.bin", "wb") as tokens_file,
     open(folder / "weights.bin", "wb") as weights_file,
     open(folder / "keys.bin", "wb") as keys_file,
+    open(folder / "ends.bin", "wb") as ends_file,
   ):
-    for document, tokens, weights in _encoded(documents, tokenizer, recipe):
+    for document, tokens, weights, ends in _encoded(documents, tokenizer, recipe):
       if document is None:
         empty += 1
         continue
@@ -199,6 +213,8 @@ def _write(
         weights_file.write(own.tobytes())
       tokens_file.write(tokens.astype(TOKEN).tobytes())
       keys_file.write(_key(document))
+      if ends is not None:
+        ends_file.write(ends.astype(TOKEN).tobytes())
       offsets.append(offsets[-1] + len(tokens))
       if _enough(recipe, len(offsets) - 1, offsets[-1]):
         break
@@ -212,6 +228,8 @@ def _write(
   np.array(offsets, OFFSET).tofile(folder / "offsets.bin")
   if not weighted:
     os.remove(folder / "weights.bin")
+  if not recipe.get("ends"):
+    os.remove(folder / "ends.bin")
   counted = {
     "documents": len(offsets) - 1,
     "tokens": offsets[-1],
@@ -238,25 +256,31 @@ def _key(document: Document) -> bytes:
 
 def _encoded(
   documents: Documents, tokenizer: PreTrainedTokenizerFast, recipe: Mapping[str, Any]
-) -> Iterator[tuple[Document | None, np.ndarray, np.ndarray | None]]:
-  """(document, tokens, weights or None where all are 1); None for a document without text."""
+) -> Iterator[tuple[Document | None, np.ndarray, np.ndarray | None, np.ndarray | None]]:
+  """(document, tokens, weights or None where all are 1, ends where asked for).
+
+  None for a document without text.
+  """
   nothing = np.zeros(0, TOKEN)
   marked = documents.chat and marks_answers(tokenizer)
   for group in _groups(_told(documents), recipe["max_documents"] or _DOCUMENTS):
     full = [d for d in group if d.text.strip() or d.messages]
-    yield from ((None, nothing, None) for _ in range(len(group) - len(full)))
+    yield from ((None, nothing, None, None) for _ in range(len(group) - len(full)))
     if marked:
       for document in full:
         tokens, weights = marked_tokens(document, tokenizer)
         text = tokenizer.decode(tokens)
-        yield document._replace(text=text), np.array(tokens, TOKEN), np.array(weights, WEIGHT)
+        document = document._replace(text=text)
+        yield document, np.array(tokens, TOKEN), np.array(weights, WEIGHT), None
       continue
     if documents.chat:
       full = [rendered(document, tokenizer) for document in full]
     for document in full:
       _check_characters(document)
     if full:
-      yield from _tokens_of(full, tokenizer, around=not documents.chat, add_eos=recipe["add_eos"])
+      around, add_eos = not documents.chat, recipe["add_eos"]
+      ends = recipe.get("ends", False)
+      yield from _tokens_of(full, tokenizer, around=around, add_eos=add_eos, with_ends=ends)
 
 
 def _told(documents: Documents) -> Iterator[Document]:
@@ -279,28 +303,49 @@ def _groups(documents: Iterable[Document], most: int) -> Iterator[list[Document]
 
 
 def _tokens_of(
-  documents: list[Document], tokenizer: PreTrainedTokenizerFast, *, around: bool, add_eos: bool
-) -> Iterator[tuple[Document, np.ndarray, np.ndarray | None]]:
+  documents: list[Document],
+  tokenizer: PreTrainedTokenizerFast,
+  *,
+  around: bool,
+  add_eos: bool,
+  with_ends: bool,
+) -> Iterator[tuple[Document, np.ndarray, np.ndarray | None, np.ndarray | None]]:
   weighed = any(document.weights for document in documents)
   coded = tokenizer(
     [document.text for document in documents],
     add_special_tokens=around,
     return_attention_mask=False,
     return_token_type_ids=False,
-    return_offsets_mapping=weighed,
+    return_offsets_mapping=weighed or with_ends,
     verbose=False,
   )
   eos = tokenizer.eos_token_id if add_eos else None
+  byte_level = with_ends and is_byte_level(tokenizer)
   for place, document in enumerate(documents):
     tokens = np.array(coded["input_ids"][place], TOKEN)
-    weights = None
+    weights = ends = None
+    if weighed or with_ends:
+      offsets = np.array(coded["offset_mapping"][place]).reshape(-1, 2)
     if document.weights:
-      weights = _token_weights(document, np.array(coded["offset_mapping"][place]).reshape(-1, 2))
+      weights = _token_weights(document, offsets)
     if eos is not None and (not len(tokens) or tokens[-1] != eos):
       tokens = np.append(tokens, TOKEN.type(eos))
       if weights is not None:
         weights = np.append(weights, weights[-1:] if len(weights) else WEIGHT.type(1))
-    yield document, tokens, weights
+    if with_ends:
+      ends = _ends(document.text, tokens, offsets, tokenizer, byte_level)
+    yield document, tokens, weights, ends
+
+
+def _ends(text: str, tokens: np.ndarray, offsets: np.ndarray, tokenizer, byte_level: bool):
+  """Where each token ends; what stands behind a text ends one byte after it, as its end would."""
+  offsets = np.concatenate([offsets, np.zeros((len(tokens) - len(offsets), 2), offsets.dtype)])
+  ends = byte_ends(text, offsets, tokenizer.convert_ids_to_tokens(tokens), byte_level)
+  behind = len(tokens) - int((offsets[::-1, 1] > 0).argmax()) if offsets[:, 1].any() else 0
+  if behind < len(tokens):
+    ends[behind:] = UNKNOWN
+    ends[-1] = len(text.encode()) + 1
+  return ends
 
 
 def _token_weights(document: Document, offsets: np.ndarray) -> np.ndarray | None:

@@ -131,7 +131,7 @@ def test_pieces_of_a_character(fallback):
 
 
 def test_a_normalised_text_keeps_the_ends_that_are_sure():
-  # NFC writes one character of two bytes for two of three: its pieces are not the bytes of the text.
+  # NFC writes one character of two bytes for two of three, so the pieces are not the text's bytes.
   backend = Tokenizer(models.BPE({char: i for i, char in enumerate(sorted(BYTE_OF))}, []))
   backend.normalizer = normalizers.NFC()
   backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
