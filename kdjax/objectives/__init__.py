@@ -17,6 +17,7 @@ from kdjax.objectives.taid import taid
 from kdjax.objectives.talking_models import talking_models
 from kdjax.objectives.tgeo_kd import tgeo_kd
 from kdjax.objectives.tokens import map_logits, token_level
+from kdjax.objectives.uld import uld
 from kdjax.outputs import Outputs
 
 # What a config may name; the combinators take objectives and are called from code.
@@ -30,4 +31,5 @@ __all__ = [
   "taid",
   "talking_models",
   "tgeo_kd",
+  "uld",
 ]

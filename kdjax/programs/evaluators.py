@@ -53,30 +53,37 @@ def language(domains: Sequence[str] = ()) -> Evaluator:
 
   def evaluator(student: Model, teacher: Teacher):
     beside = teacher.taps >= HEADED and teacher.anywhere
-    comparable = beside and teacher.num_classes == student.num_classes
+
+    def of_tokens(outputs: Outputs, batch, prefix: str = "", told: Outputs | None = None):
+      """Metrics of one side on its own tokens, and with `told` the agreement on them."""
+      label = batch[f"{prefix}label"]
+      where = batch[f"{prefix}mask"] & (label >= 0)
+
+      def chunk(part):
+        logits, own = outputs.head.logits(part["hidden"]), (part["label"], part["where"])
+        metrics = next_token(logits, *own, part.get("domain"), names)
+        if told is not None:
+          theirs = told.head.logits(part["told"])
+          beside = next_token(theirs, *own, part.get("domain"), names)
+          metrics |= {f"teacher/{name}": pair for name, pair in beside.items()}
+          if teacher.num_classes == student.num_classes:
+            metrics |= agreement(logits, theirs, part["where"])
+        return metrics
+
+      parts = {"hidden": outputs.hidden, "label": label, "where": where}
+      if told is not None:
+        parts["told"] = told.hidden
+      if names:
+        parts["domain"] = jnp.broadcast_to(batch["domain"][:, None], label.shape)
+      return sum_chunks(chunk, parts, label.shape, CHUNK)
 
     def evaluate(variables: ModelVars, tell: Tell, batch) -> Metrics:
       outputs, _ = student.apply(variables, batch, taps=HEADED)
       told = tell(HEADED) if beside else None
-      label, where = batch["label"], batch["mask"] & (batch["label"] >= 0)
-
-      def chunk(part):
-        logits = outputs.head.logits(part["student"])
-        metrics = next_token(logits, part["label"], part["where"], part.get("domain"), names)
-        if told is not None:
-          theirs = told.head.logits(part["teacher"])
-          own = next_token(theirs, part["label"], part["where"], part.get("domain"), names)
-          metrics |= {f"teacher/{name}": pair for name, pair in own.items()}
-          if comparable:
-            metrics |= agreement(logits, theirs, part["where"])
-        return metrics
-
-      parts = {"student": outputs.hidden, "label": label, "where": where}
-      if told is not None:
-        parts["teacher"] = told.hidden
-      if names:
-        parts["domain"] = jnp.broadcast_to(batch["domain"][:, None], label.shape)
-      return sum_chunks(chunk, parts, label.shape, CHUNK)
+      if told is None or "teacher_label" not in batch:
+        return of_tokens(outputs, batch, told=told)
+      theirs = of_tokens(told, batch, "teacher_")  # it has tokens of its own
+      return of_tokens(outputs, batch) | {f"teacher/{k}": pair for k, pair in theirs.items()}
 
     return evaluate
 

@@ -11,7 +11,7 @@ import optax
 
 from kdjax import models, objectives, programs
 from kdjax.data.base import DataSet
-from kdjax.data.text import TextData
+from kdjax.data.text import TextData, Vocabulary
 from kdjax.errors import KdjaxError, within
 from kdjax.models.base import Model
 from kdjax.objectives.base import Objective
@@ -56,14 +56,18 @@ def made(namespace, spec: Spec, field: str, *, also: Iterable[str] = ()) -> Any:
     return function()
 
 
-def build_model(spec: Spec, data: DataSet | TextData, field: str) -> Model:
+def build_model(spec: Spec, data: DataSet | TextData | Vocabulary, field: str) -> Model:
   """A model for a data set; `num_classes` and `image_shape` are the data's unless given.
 
   A constructor that asks for `calibration` gets `calibration(rows)`, which reads so many rows of
   training text, unless the data are no text.
   """
   asked = _asked(spec)
-  given = {"calibration": calibration(data)} if "calibration" in asked and is_text(data) else {}
+  given = (
+    {"calibration": calibration(data)}
+    if "calibration" in asked and isinstance(data, TextData)
+    else {}
+  )
   function = named(models, _shape(spec, data) | dict(spec), field, given=("calibration",))
   with within(field):
     model = function(**given)
@@ -76,7 +80,7 @@ def build_model(spec: Spec, data: DataSet | TextData, field: str) -> Model:
   return model
 
 
-def _shape(spec: Spec, data: DataSet | TextData) -> dict[str, Any]:
+def _shape(spec: Spec, data: DataSet | TextData | Vocabulary) -> dict[str, Any]:
   """What the data decide of a model, as far as its constructor asks for it."""
   shape = {
     name: getattr(data, name) for name in ("num_classes", "image_shape") if hasattr(data, name)
@@ -103,10 +107,13 @@ def calibration(data: Any) -> Callable[[int], dict[str, np.ndarray]]:
   return read
 
 
-def build_objective(spec: Spec, field: str = "config.objective") -> Objective:
-  """An objective by name, or `combine` with `terms`: name to {weight, objective}."""
+def build_objective(spec: Spec, field: str = "config.objective", *, data: Any = None) -> Objective:
+  """An objective by name, or `combine` with `terms`: name to {weight, objective}.
+
+  An objective that asks for `shared_tokens` gets those of the data unless they are given.
+  """
   if spec.get("name") != "combine":
-    objective = made(objectives, spec, field)
+    objective = made(objectives, _tokens(spec, data) | dict(spec), field)
     # Layers and shapes are known only when the functions are traced.
     prepare = objective.prepare and within(field)(objective.prepare)
     return objective._replace(
@@ -121,8 +128,18 @@ def build_objective(spec: Spec, field: str = "config.objective") -> Objective:
     if not isinstance(term, Mapping) or set(term) != {"weight", "objective"}:
       raise KdjaxError(f"{own} = {term!r} must have exactly the fields weight and objective")
     check_type(term["weight"], float, f"{own}.weight")
-    parts[name] = (float(term["weight"]), build_objective(term["objective"], f"{own}.objective"))
+    parts[name] = (
+      float(term["weight"]),
+      build_objective(term["objective"], f"{own}.objective", data=data),
+    )
   return combine(parts)
+
+
+def _tokens(spec: Spec, data: Any) -> dict[str, Any]:
+  """The tokens that both sides' vocabularies have, where an objective asks for them."""
+  function = getattr(objectives, str(spec.get("name")), None)
+  asked = callable(function) and "shared_tokens" in inspect.signature(function).parameters
+  return {"shared_tokens": data.shared_tokens} if asked and is_text(data) else {}
 
 
 def build_optimizer(
@@ -171,14 +188,19 @@ def build_program(
     "config.program",
     given=("teacher", "ema_decay", "accumulate", "evaluator"),
   )
-  objective = build_objective(config["objective"])
+  objective = build_objective(config["objective"], data=data)
   program = make(student, objective, tx, teacher=teacher, evaluator=evaluator_of(data), **own)
   return program, student
 
 
-def is_text(data: DataSet | TextData) -> bool:
+def teacher_side(data: DataSet | TextData) -> DataSet | TextData | Vocabulary:
+  """The data as the teacher sees them: its own vocabulary, where it has one."""
+  return getattr(data, "teacher", None) or data
+
+
+def is_text(data: DataSet | TextData | Vocabulary) -> bool:
   """Whether these are text rather than images."""
-  return isinstance(data, TextData)
+  return isinstance(data, TextData | Vocabulary)
 
 
 def evaluator_of(data: DataSet | TextData) -> Evaluator:

@@ -20,7 +20,7 @@ from kdjax.train.likelihood import continuation_log_probs
 from kdjax.train.loop import summarize
 from kdjax.train.mesh import TEACHER_RULES, batch_sharding, check_batch, make_mesh, place
 from kdjax.train.pretrained import load_model
-from kdjax.train.streams import evaluation_passes, load_data
+from kdjax.train.streams import evaluation_passes, load_data, teacher_data
 
 
 def evaluate_checkpoint(
@@ -44,7 +44,7 @@ def evaluate_checkpoint(
   read = [read_task(path) for path in tasks]
   mesh = make_mesh(**config["mesh"])
   check_batch(config["eval"]["batch_size"], mesh, field="config.eval.batch_size")
-  splits = load_data(config["data"])
+  splits = load_data(teacher_data(config["data"]) if which == "teacher" else config["data"])
   if which == "teacher" and not config["teacher"]:
     raise KdjaxError("config.teacher is empty: this config has no teacher to evaluate")
   field = {"student": "config.student", "teacher": "config.teacher.model"}[which]

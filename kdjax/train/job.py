@@ -19,7 +19,13 @@ from kdjax.programs.base import Program
 from kdjax.resolve import hint
 from kdjax.teachers import Teacher
 from kdjax.train import report
-from kdjax.train.build import build_model, build_objective, build_program, is_text
+from kdjax.train.build import (
+  build_model,
+  build_objective,
+  build_program,
+  is_text,
+  teacher_side,
+)
 from kdjax.train.checkpoint import fingerprint, writable
 from kdjax.train.config import Config, check_config, identity, merge
 from kdjax.train.loop import RunResult, compile_program
@@ -28,7 +34,7 @@ from kdjax.train.metrics import curves, read_metrics
 from kdjax.train.pretrained import build_teacher
 from kdjax.train.samples import write_samples
 from kdjax.train.stage import Stop, train, versions
-from kdjax.train.streams import load_data, open_data
+from kdjax.train.streams import load_data, open_data, teacher_data
 from kdjax.train.vocabulary import check_vocabularies
 
 
@@ -76,6 +82,7 @@ def run_job(config: Config, workdir: Path, *, stop: Stop = lambda: False) -> dic
       writers[row] = (
         build_model(run_config["student"], data, "config.student"),
         trained(result, program),
+        data.tokenizer,
       )
     if told:
       results["teacher"] = results.get("teacher", {}) | told
@@ -93,8 +100,9 @@ def run_job(config: Config, workdir: Path, *, stop: Stop = lambda: False) -> dic
   results = {row: results[row] for row in order if row in results}
   if is_text(data) and teacher is not None and "model" in config["teacher"]:
     told_by = writing_teacher(config, teacher, data)
+    told_by = told_by and (*told_by, teacher_side(data).tokenizer)
     writers = ({"teacher": told_by} if told_by else {}) | writers
-  samples = write_samples(config, data.tokenizer, writers) if is_text(data) else {}
+  samples = write_samples(config, writers) if is_text(data) else {}
   info = {
     "params_sha256": fingerprint(result.state.params),
     "step": int(result.state.step),
@@ -130,7 +138,7 @@ def writing_teacher(config: Config, teacher: Teacher, data: Any) -> tuple[Model,
   spec = config["teacher"]
   if spec["kind"] != "frozen" or not isinstance(teacher.frozen, ModelVars):
     return None
-  return build_model(spec["model"], data, "config.teacher.model"), teacher.frozen
+  return build_model(spec["model"], teacher_side(data), "config.teacher.model"), teacher.frozen
 
 
 def at_start(folder: Path) -> dict[str, float]:
@@ -153,6 +161,7 @@ def teacher_config(config: Config, index: int = 0) -> Config:
   check_config(own)
   return own | {
     "student": spec["model"],
+    "data": teacher_data(own["data"]),
     "seed": own["seed"] + 1000 + index,  # a teacher is not the student's twin
     "program": {"name": "distill"},
   }
@@ -176,7 +185,7 @@ def dry_run(config: Config, variants: Sequence[str] = ("method",)) -> None:
       teacher = None
       if own["teacher"]:
         data = load_data(own["data"]).whole
-        check_vocabularies(own, data, build_objective(own["objective"]))
+        check_vocabularies(own, data, build_objective(own["objective"], data=data))
         teacher = build_teacher(own, data, abstract=True)
       metrics = trace(own, teacher)
       if own["eval"]["best_metric"] not in metrics:

@@ -16,7 +16,7 @@ from kdjax.models.base import Model, ModelVars
 from kdjax.resolve import hint
 from kdjax.signals import Cache
 from kdjax.teachers import Teacher
-from kdjax.train.build import build_model
+from kdjax.train.build import build_model, teacher_side
 from kdjax.train.checkpoint import FOLDER, Checkpoints, fingerprint
 from kdjax.train.config import Config
 from kdjax.train.mesh import make_mesh, shardings, teacher_rules
@@ -39,6 +39,21 @@ def build_teacher(
   Raises:
     KdjaxError: an unknown kind, or a checkpoint that is not there or does not fit.
   """
+  side = teacher_side(data)
+  teacher = _build(config, side, trained=trained, abstract=abstract)
+  if side is data:
+    return teacher
+  if config["teacher"]["kind"] != "frozen":
+    raise KdjaxError(
+      f"config.teacher.kind = {config['teacher']['kind']!r} reads the student's tokens; leave"
+      " config.data.teacher_tokenizer out, or use 'frozen'"
+    )
+  return teachers.prefixed(teacher)
+
+
+def _build(
+  config: Config, data: DataSet, *, trained: Sequence[Path] = (), abstract: bool = False
+) -> Teacher:
   spec = config["teacher"]
   if spec["kind"] == "ema":
     student = build_model(config["student"], data, "config.student")

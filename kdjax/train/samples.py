@@ -12,15 +12,12 @@ from kdjax.train.config import Config
 Samples = dict[str, dict[str, str]]  # prompt to row to text
 
 
-def write_samples(
-  config: Config, tokenizer: Any, writers: Mapping[str, tuple[Model, ModelVars]]
-) -> Samples:
+def write_samples(config: Config, writers: Mapping[str, tuple[Model, ModelVars, Any]]) -> Samples:
   """What each model makes of `config.samples.prompts`, greedily.
 
   Args:
     config: the whole config.
-    tokenizer: of the models.
-    writers: row of the report to a model and its variables.
+    writers: row of the report to a model, its variables and its tokenizer.
 
   Returns:
     prompt to row to the continuation; {} without prompts, or for models that do not generate.
@@ -28,7 +25,7 @@ def write_samples(
   spec = config["samples"]
   prompts = list(spec["prompts"])
   samples: Samples = {prompt: {} for prompt in prompts}
-  for row, (model, variables) in writers.items():
+  for row, (model, variables, tokenizer) in writers.items():
     if not prompts or model.decode is None:
       continue
     texts = generate_text(

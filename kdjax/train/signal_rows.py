@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from kdjax.data.augment import Augment, augment_batch
 from kdjax.data.base import Source
+from kdjax.data.text.paired import PairedRows
 from kdjax.errors import KdjaxError, within
 from kdjax.signals import Cache, CachedRows, ImageRows
 from kdjax.train.config import Config
@@ -50,6 +51,11 @@ def signal_rows(
   if versions < 1 or (versions > 1 and augment is None):
     raise KdjaxError(
       f"--versions is {versions}; it must be at least 1, and 1 where config.data.augment is empty"
+    )
+  if isinstance(train, PairedRows):
+    raise KdjaxError(
+      "signals cannot be cached with config.data.teacher_tokenizer, since they belong to the"
+      " teacher's tokens; leave it out, or use a live teacher"
     )
   if hasattr(train, "spans"):
     length = train.sequence_length

@@ -87,6 +87,15 @@ def _load(spec: str) -> Splits:
   return Splits(whole, train, validation)
 
 
+def teacher_data(spec: Mapping[str, Any]) -> dict[str, Any]:
+  """`config.data` for a run of the teacher alone: in its own tokens, where it has some."""
+  own = {name: value for name, value in spec.items() if not name.startswith("teacher_")}
+  if not spec.get("teacher_tokenizer"):
+    return own
+  length = spec.get("teacher_sequence_length") or spec["sequence_length"]
+  return own | {"tokenizer": spec["teacher_tokenizer"], "sequence_length": length}
+
+
 class Together:
   """Several streams read in step, their rows interleaved: one stream per seed of one program."""
 

@@ -17,6 +17,10 @@ from kdjax.train.config import Config
 from kdjax.train.pretrained import checkpoint_paths, find_checkpoints
 
 LOG = logging.getLogger("kdjax")
+ACROSS = (
+  "Objectives that work across tokenizers are 'uld' (universal logit distillation) and 'gold', with"
+  " the teacher's tokenizer in config.data.teacher_tokenizer"
+)
 
 
 class Vocabulary(NamedTuple):
@@ -34,38 +38,49 @@ class Vocabulary(NamedTuple):
 
 
 def check_vocabularies(config: Config, data: Any, objective: Objective) -> None:
-  """Raises KdjaxError where an objective pairs ids of different meanings.
+  """Raises KdjaxError where the ids of a side, or of both, do not mean what they are taken for.
 
-  The tokenizers that lie with the checkpoints of teacher and student are compared with that of the
-  data, whose ids both will read. A checkpoint without a tokenizer passes, and so does a vocabulary
+  The tokenizers that lie with the checkpoints of teacher and student are compared with those of the
+  data, whose ids they will read. A checkpoint without a tokenizer passes, and so does a vocabulary
   that goes on where the other ends: the numbers of classes are compared elsewhere.
 
   Args:
     config: of one run.
     data: what it is trained on.
-    objective: what it minimises.
+    objective: what it minimises; one that does not read the teacher passes.
   """
-  if not is_text(data) or not objective.pairs_classes:
+  if not is_text(data) or not objective.taps.teacher:
     return
   check_teacher(config, data)
   for path in _pretrained(config["student"]):
     check_tokenizer("config.student", path, config["data"]["tokenizer"])
+  if objective.pairs_classes and data.teacher is not None:
+    path = config["data"]["teacher_tokenizer"]
+    check_tokenizer("config.data.teacher_tokenizer", path, config["data"]["tokenizer"])
+    raise KdjaxError(
+      f"config.data.teacher_tokenizer ({path}) gives the teacher tokens and positions of its own,"
+      f" and config.objective compares both sides position by position; leave it out. {ACROSS}"
+    )
 
 
 def check_teacher(config: Config, data: Any) -> None:
-  """The same for the teacher alone, whose word is to be stored for students of these data."""
+  """The same for the teacher alone."""
   if is_text(data):
+    which = "tokenizer" if data.teacher is None else "teacher_tokenizer"
     for field, path in _teachers(config):
-      check_tokenizer(field, path, config["data"]["tokenizer"])
+      check_tokenizer(field, path, config["data"][which], f"config.data.{which}")
 
 
-def check_tokenizer(field: str, path: str, tokenizer: str) -> None:
-  """Raises KdjaxError where the ids of a checkpoint's tokenizer are not those of the data's.
+def check_tokenizer(
+  field: str, path: str, tokenizer: str, other: str = "config.data.tokenizer"
+) -> None:
+  """Raises KdjaxError where the ids of a tokenizer are not those of the data's.
 
   Args:
-    field: of the config, that the checkpoint comes from.
+    field: of the config, that the tokenizer or its checkpoint comes from.
     path: of the checkpoint, or of its tokenizer.
-    tokenizer: `config.data.tokenizer`.
+    tokenizer: the data's.
+    other: the field that it comes from.
   """
   if path == tokenizer:
     return
@@ -78,8 +93,8 @@ def check_tokenizer(field: str, path: str, tokenizer: str) -> None:
   if own.sha256 == read.sha256:
     return
   common = range(min(own.size, read.size))
-  other = next((i for i in common if own.tokens.get(i) != read.tokens.get(i)), None)
-  if other is None:
+  differs = next((i for i in common if own.tokens.get(i) != read.tokens.get(i)), None)
+  if differs is None:
     return
   sizes = (
     f"{own.size} tokens in the one and {read.size} in the other"
@@ -87,11 +102,9 @@ def check_tokenizer(field: str, path: str, tokenizer: str) -> None:
     else f"{own.size} tokens in both, but the ids mean different things"
   )
   raise KdjaxError(
-    f"{field} was made with another tokenizer ({path}) than config.data.tokenizer ({tokenizer}):"
-    f" {sizes}, and id {other} is {own.tokens.get(other)!r} in the one and"
-    f" {read.tokens.get(other)!r} in the other. config.objective compares teacher and student id by"
-    " id; use one tokenizer for all, or an objective that works across tokenizers, 'uld' (universal"
-    " logit distillation) or 'gold', with config.data.teacher_tokenizer"
+    f"{field} has another tokenizer ({path}) than {other} ({tokenizer}): {sizes}, and id {differs}"
+    f" is {own.tokens.get(differs)!r} in the one and {read.tokens.get(differs)!r} in the other; use"
+    f" one tokenizer for all. {ACROSS}"
   )
 
 

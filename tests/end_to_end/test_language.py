@@ -172,7 +172,7 @@ def test_the_teacher_of_a_run_with_another_tokenizer_is_refused(finished, folder
     "data": config["data"] | {"tokenizer": str(folder / "reversed")},
     "teacher": config["teacher"] | {"checkpoint": str(workdir / "teacher")},
   }
-  with pytest.raises(KdjaxError, match=r"^config\.teacher\.checkpoint .*/teacher\) was made with"):
+  with pytest.raises(KdjaxError, match=r"^config\.teacher\.checkpoint .*/teacher\) has another"):
     run_job(own, folder / "refused")
   assert not any((folder / "refused").glob("*"))
 

@@ -1,5 +1,6 @@
 """Text: documents to tokens, examples and packed rows."""
 
 from kdjax.data.text.dataset import TextData as TextData
+from kdjax.data.text.dataset import Vocabulary as Vocabulary
 from kdjax.data.text.dataset import text as text
 from kdjax.data.text.packing import PackedRows as PackedRows
