@@ -180,19 +180,6 @@ def cross_entropy_sum(
   return -jnp.sum(p * jnp.where(p > 0, log_q, 0.0), axis=-1)
 
 
-def sorted_distance(
-  a: Float[Array, "*batch classes"], b: Float[Array, "*batch others"]
-) -> Float[Array, "*batch"]:
-  """Sum of |a - b|, each sorted from the largest value on and the shorter filled up with zeros."""
-  size = max(a.shape[-1], b.shape[-1])
-
-  def ranked(x: Array) -> Array:
-    pad = [(0, 0)] * (x.ndim - 1) + [(0, size - x.shape[-1])]
-    return jnp.pad(jnp.sort(x, axis=-1, descending=True), pad)
-
-  return jnp.sum(jnp.abs(ranked(a) - ranked(b)), axis=-1)
-
-
 def norm(x: Array, axis: int = -1) -> Array:
   """Euclidean length along `axis`, with gradient 0 instead of nan at 0."""
   square = jnp.sum(jnp.square(x), axis=axis)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from kdjax.losses import _common
 from kdjax.losses.signals import Dense, HiddenHead
 
-__all__ = ["sorted_probability_distance"]
+__all__ = ["sorted_distance", "sorted_probability_distance"]
 
 
 def sorted_probability_distance(
@@ -58,5 +59,30 @@ def sorted_probability_distance(
     where=where,
     same_classes=False,
   )
-  distance = _common.sorted_distance(jax.nn.softmax(student), jax.nn.softmax(teacher))
+  distance = sorted_distance(jax.nn.softmax(student), jax.nn.softmax(teacher))
   return _common.masked(distance, where)
+
+
+def sorted_distance(
+  a: Float[Array, "*batch classes"], b: Float[Array, "*batch others"]
+) -> Float[Array, "*batch"]:
+  """Sum of |a - b|, each sorted from the largest value on and the shorter filled up with zeros.
+
+  Args:
+    a: [..., V], such as probabilities, or some of them.
+    b: [..., W], the same rows.
+
+  Returns:
+    [...], a distance for each row; both sides have a gradient.
+
+  Example:
+    >>> print(sorted_distance(jnp.array([0.4, 0.6]), jnp.array([0.7, 0.2, 0.1])).round(4))
+    0.4
+  """
+  size = max(a.shape[-1], b.shape[-1])
+
+  def ranked(x: Array) -> Array:
+    pad = [(0, 0)] * (x.ndim - 1) + [(0, size - x.shape[-1])]
+    return jnp.pad(jnp.sort(x, axis=-1, descending=True), pad)
+
+  return jnp.sum(jnp.abs(ranked(a) - ranked(b)), axis=-1)

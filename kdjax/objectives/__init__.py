@@ -10,6 +10,7 @@ from kdjax.objectives.base import (
   total,
 )
 from kdjax.objectives.combinators import combine, on_layers, scheduled
+from kdjax.objectives.gold import gold
 from kdjax.objectives.logits import cross_entropy, hinton_kd, logit_kd
 from kdjax.objectives.minilm import minilm
 from kdjax.objectives.nd_loss import nd_loss, norm_direction
@@ -23,6 +24,7 @@ from kdjax.outputs import Outputs
 # What a config may name; the combinators take objectives and are called from code.
 __all__ = [
   "cross_entropy",
+  "gold",
   "hinton_kd",
   "logit_kd",
   "minilm",

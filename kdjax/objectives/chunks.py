@@ -124,6 +124,21 @@ def _first(tree: PyTree) -> PyTree:
   return jax.tree.map(lambda x: x[0], tree)
 
 
+def map_chunks(
+  fn: Callable[[PyTree], PyTree], inputs: PyTree, shape: tuple[int, ...], chunk_size: int
+) -> PyTree:
+  """What `fn` returns position by position, one chunk at a time, and again in the backward pass.
+
+  Args:
+    fn: from a chunk of the inputs to a pytree of arrays with its positions.
+    inputs: pytree of arrays with leading axes `shape`; the last chunk is filled up with zeros.
+    shape: (B,) or (B, T).
+    chunk_size: positions of the last of these axes per chunk.
+  """
+  where = jax.ShapeDtypeStruct(shape, bool)
+  return _join(jax.lax.map(jax.checkpoint(fn), _split(inputs, where, chunk_size)), where)
+
+
 def sum_chunks(
   fn: Callable[[PyTree], PyTree], inputs: PyTree, shape: tuple[int, ...], chunk_size: int
 ) -> PyTree:

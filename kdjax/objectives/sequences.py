@@ -65,6 +65,77 @@ def counterparts(student: Side, teacher: Side) -> tuple[Int[Array, "batch time"]
   return rows(student, teacher)
 
 
+class Ends(NamedTuple):
+  """Where the groups of one side end.
+
+  Attributes:
+    group: [B, T], of each position; -1 for none.
+    where: [B, T], the last position of each group.
+  """
+
+  group: Int[Array, "batch time"]
+  where: Bool[Array, "batch time"]
+
+  def sums(self, values: Float[Array, "batch time"]) -> Float[Array, "batch time"]:
+    """The sum of values over each group, at every position of it."""
+
+    @jax.vmap
+    def rows(group, values):
+      slot = jnp.where(group >= 0, group, group.shape[0])
+      total = jnp.zeros(group.shape[0], jnp.float32).at[slot].add(values, mode="drop")
+      return jnp.where(group >= 0, total[group], 0.0)
+
+    return rows(self.group, values)
+
+
+class GroupCounterparts(NamedTuple):
+  """Where the groups of both sides end, and the teacher's end for each of the student's.
+
+  Attributes:
+    student_last: of the student.
+    teacher_last: of the teacher.
+    places: [B, T], the teacher's position where the student's group ends there too.
+    where: [B, T], which of the student's positions end a group of both sides.
+  """
+
+  student_last: Ends
+  teacher_last: Ends
+  places: Int[Array, "batch time"]
+  where: Bool[Array, "batch time"]
+
+
+def group_counterparts(student: Side, teacher: Side, batch: Batch) -> GroupCounterparts:
+  """The ends of groups, which `group_ids` and `teacher_group_ids` of the batch number alike.
+
+  Raises:
+    KdjaxError: a batch without groups.
+  """
+  if "group_ids" not in batch or "teacher_group_ids" not in batch:
+    raise KdjaxError(
+      "the batch has no groups of tokens that both sides share; set config.data.teacher_tokenizer"
+    )
+  own = _ends(batch["group_ids"], student.where)
+  theirs = _ends(batch["teacher_group_ids"], teacher.where)
+
+  @jax.vmap
+  def rows(own: Ends, theirs: Ends):
+    size = theirs.group.shape[0]
+    places = _place_of(theirs.group, theirs.where)
+    there = (
+      jnp.zeros(size, bool).at[jnp.where(theirs.where, theirs.group, size)].set(True, mode="drop")
+    )
+    found = own.where & (own.group < size) & there[own.group]
+    return jnp.where(found, places[own.group], 0), found
+
+  return GroupCounterparts(own, theirs, *rows(own, theirs))
+
+
+def _ends(group: Array, counted: Array) -> Ends:
+  group = jnp.where(counted, group, -1)
+  following = jnp.pad(group[:, 1:], [(0, 0), (0, 1)], constant_values=-1)
+  return Ends(group, (group >= 0) & (group != following))
+
+
 def mean_weights(
   where: Bool[Array, "batch time"], segments: Int[Array, "batch time"]
 ) -> Float[Array, "batch time"]:

@@ -19,9 +19,11 @@ from kdjax.train.config import check_config
 from kdjax.train.evaluate import evaluate_checkpoint
 from kdjax.train.export import export_checkpoint
 from kdjax.train.generate import write
-from kdjax.train.job import dry_run, run_job
+from kdjax.train.job import dry_run, run_job, teacher_config, trace
 from kdjax.train.loop import Interrupted
-from tests.data.text.helpers import bytes_tokenizer
+from kdjax.train.pretrained import build_teacher
+from kdjax.train.streams import load_data
+from tests.data.text.helpers import bytes_tokenizer, words_tokenizer
 from tests.end_to_end.helpers import steps
 
 
@@ -227,6 +229,44 @@ def test_a_program_of_two_streams_validates_on_documents_of_their_own(folder):
     dry_run(config)
   config["data"]["validation_fraction"] = 0.2
   dry_run(config)  # traces the steps of both streams
+
+
+@pytest.fixture
+def words(folder):
+  """The tokenizer of a teacher that reads words, for students of bytes."""
+  names = [*["one", "two", "three", "abcdefg"], *map(str, range(60))]
+  words_tokenizer(tuple(names)).save_pretrained(folder / "words")
+  return {"teacher_tokenizer": str(folder / "words"), "teacher_sequence_length": 24}
+
+
+def test_a_teacher_of_another_tokenizer_is_trained_and_asked_in_its_own_tokens(folder, words):
+  for objective in ({"name": "uld", "chunk_size": 16}, {"name": "gold", "chunk_size": 16}):
+    config = config_of(folder, objective=objective)
+    config["data"] |= words
+    dry_run(config)  # traces the teacher's run, the student's and both evaluations
+  taught = teacher_config(config)["data"]
+  assert (taught["tokenizer"], taught["sequence_length"]) == (words["teacher_tokenizer"], 24)
+  assert "teacher_tokenizer" not in taught
+  metrics = trace(config, build_teacher(config, load_data(config["data"]).whole, abstract=True))
+  assert {"nll", "teacher/nll", "teacher/perplexity/counts"} <= set(metrics)
+  assert "forward_kl" not in metrics
+
+
+@pytest.mark.parametrize(
+  ("changes", "told"),
+  [
+    ({}, r"config.data.teacher_tokenizer has another tokenizer.*67 tokens in the one and 259 in"),
+    ({"teacher__kind": "ema"}, "teacher.kind = 'ema' reads the student's tokens"),
+    ({"objective": {"name": "gold"}, "teacher__kind": "cached"}, "config.teacher.cache"),
+    ({"objective": {"name": "gold"}, "data__pack": "concat"}, "'concat' does not go with"),
+  ],
+)
+def test_mistakes_with_two_tokenizers_are_told(folder, words, changes, told):
+  objective = {"name": "uld"} if "teacher__kind" in changes else None
+  config = config_of(folder, **({"objective": objective} if objective else {}) | changes)
+  config["data"] |= words
+  with pytest.raises(KdjaxError, match=told):
+    dry_run(config)
 
 
 @pytest.mark.parametrize("chunk_size", [None, 3])

@@ -33,8 +33,8 @@ def batch_of(stored):
   return batch
 
 
-def run(objective, student, teacher, batch, chunked=False):
-  """(loss, terms, gradient by the student, gradient by the teacher)."""
+def compiled(objective, chunked=False):
+  """From both sides' logits and a batch to (loss, terms, gradient by the student, the teacher)."""
 
   def loss(student, teacher, batch):
     both = outputs(student, chunked), outputs(teacher, chunked)
@@ -42,9 +42,17 @@ def run(objective, student, teacher, batch, chunked=False):
     result = objective.apply(variables, *both, batch, step=0, rng=None)
     return total(result), result.loss
 
-  compiled = jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
-  (value, terms), gradients = compiled(student, teacher, batch)
-  return value, terms, *gradients
+  both = jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
+
+  def run(student, teacher, batch):
+    (value, terms), gradients = both(student, teacher, batch)
+    return value, terms, *gradients
+
+  return run
+
+
+def run(objective, student, teacher, batch, chunked=False):
+  return compiled(objective, chunked)(student, teacher, batch)
 
 
 @pytest.mark.parametrize(
