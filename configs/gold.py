@@ -13,7 +13,15 @@ def get_config() -> ml_collections.ConfigDict:
   """The student has labels too, with the weight that ULD gives them; the baseline is ULD."""
   config = uld.get_config()
   config.baseline = {"objective": config.objective.to_dict()}
-  config.objective = {"name": "gold", "kd_weight": 1.5, "ce_weight": 1.0, "chunk_size": 48}
+  config.objective = {
+    "name": "gold",
+    "kd_weight": 1.5,
+    "ce_weight": 1.0,
+    # Every byte is a token of the teacher too, so that the student has none to be sorted.
+    "matched_weight": 1.0,
+    "unmatched_weight": 0.0,
+    "chunk_size": 48,
+  }
   config.compare.names = {"baseline": "student_uld", "method": "student_gold"}
   config.compare.title = "GOLD and ULD: bytes taught by a teacher of 1,024 tokens"
   return config
