@@ -160,18 +160,3 @@ def sum_chunks(
   )
   add = lambda total, part: (jax.tree.map(jnp.add, total, fn(part)), None)  # noqa: E731
   return jax.lax.scan(add, zeros, parts)[0]
-
-
-def map_chunks(
-  fn: Callable[[PyTree], PyTree], inputs: PyTree, shape: tuple[int, ...], chunk_size: int
-) -> PyTree:
-  """What a position-wise function returns for all positions, computed one chunk at a time.
-
-  Args:
-    fn: from a chunk of the inputs to a pytree of arrays with the chunk's leading axes.
-    inputs: pytree of arrays with leading axes `shape`.
-    shape: (B,) or (B, T).
-    chunk_size: positions of the last of these axes per chunk.
-  """
-  like = jax.ShapeDtypeStruct(shape, bool)
-  return _join(jax.lax.map(fn, _split(inputs, like, chunk_size)), like)
