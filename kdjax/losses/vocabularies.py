@@ -75,9 +75,12 @@ def sorted_distance(
   Returns:
     [...], a distance for each row; both sides have a gradient.
 
+  Raises:
+    TypeError: rows that do not broadcast.
+
   Example:
-    >>> print(sorted_distance(jnp.array([0.4, 0.6]), jnp.array([0.7, 0.2, 0.1])).round(4))
-    0.4
+    >>> print(sorted_distance(jnp.array([0.5, 0.5]), jnp.array([0.75, 0.25])))
+    0.5
   """
   size = max(a.shape[-1], b.shape[-1])
 

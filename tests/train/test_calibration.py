@@ -5,6 +5,7 @@ import types
 import numpy as np
 import pytest
 
+from kdjax.data.text import TextData
 from kdjax.errors import KdjaxError
 from kdjax.train.build import build_model, calibration
 from tests.models.convert.folders import FOLDER
@@ -26,7 +27,7 @@ class Rows:
     }
 
 
-TEXT = types.SimpleNamespace(train=Rows(), num_classes=96, tokenizer=None, name="text")
+TEXT = TextData(Rows(), Rows(), None, 96, 4, None, ("all",), "text")
 IMAGES = types.SimpleNamespace(train=Rows(), num_classes=10, image_shape=(8, 8, 1), name="images")
 PRUNED = {"name": "pretrained", "path": str(FOLDER / "llama"), "mlp_width": 40}
 
