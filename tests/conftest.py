@@ -1,6 +1,9 @@
 """Settings for the whole suite: eight simulated devices, no silent promotion of ranks or dtypes."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 # Read by XLA when the backend starts, so it is set before anything imports jax.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -11,6 +14,15 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
     # The suite compiles far more than it computes.
     + " --xla_backend_optimization_level=0"
   )
+
+# Many tests start the same few jobs as processes of their own, and two workers share one machine:
+# what one has compiled the others read. The first process to come here makes the folder.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+  _programs = tempfile.mkdtemp(prefix="kdjax_programs_")
+  atexit.register(shutil.rmtree, _programs, ignore_errors=True)
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import jax
 import pytest
