@@ -109,7 +109,7 @@ def main() -> None:
   parser.add_argument("--rows", type=int, default=4)
   parser.add_argument("--tokens", type=int, default=256)
   parser.add_argument("--chunk_size", type=int, default=32, help="places of a row, kdjax")
-  parser.add_argument("--remat", default="full", choices=["none", "mlp", "full"], help="kdjax")
+  parser.add_argument("--remat", default="mlp", choices=["none", "mlp", "full"], help="kdjax")
   parser.add_argument("--steps", type=int, default=5)
   parser.add_argument("--rounds", type=int, default=3)
   parser.add_argument("--side", choices=["kdjax", "pytorch"], help=argparse.SUPPRESS)
