@@ -8,6 +8,7 @@ first argument is `student_logits` is then tested against the common contract by
 
 from kdjax.losses.adaptive import *
 from kdjax.losses.attention import *
+from kdjax.losses.clipping import *
 from kdjax.losses.correlation import *
 from kdjax.losses.decoupled import *
 from kdjax.losses.entropy import *
@@ -15,6 +16,7 @@ from kdjax.losses.features import *
 from kdjax.losses.kl import *
 from kdjax.losses.mixtures import *
 from kdjax.losses.signals import *
+from kdjax.losses.spans import *
 from kdjax.losses.sparse import *
 from kdjax.losses.standardize import *
 from kdjax.losses.variation import *
@@ -26,6 +28,7 @@ __all__ = [
   for module in (
     adaptive,
     attention,
+    clipping,
     correlation,
     decoupled,
     entropy,
@@ -33,6 +36,7 @@ __all__ = [
     kl,
     mixtures,
     signals,
+    spans,
     sparse,
     standardize,
     variation,
