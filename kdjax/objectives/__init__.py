@@ -13,6 +13,7 @@ from kdjax.objectives.combinators import combine, on_layers, scheduled
 from kdjax.objectives.gold import gold
 from kdjax.objectives.logits import cross_entropy, hinton_kd, logit_kd
 from kdjax.objectives.minilm import minilm
+from kdjax.objectives.multi_granularity import multi_granularity
 from kdjax.objectives.nd_loss import nd_loss, norm_direction
 from kdjax.objectives.taid import taid
 from kdjax.objectives.talking_models import talking_models
@@ -28,6 +29,7 @@ __all__ = [
   "hinton_kd",
   "logit_kd",
   "minilm",
+  "multi_granularity",
   "nd_loss",
   "norm_direction",
   "taid",
