@@ -1,6 +1,7 @@
 """Metrics and what can be said about them."""
 
 from kdjax.evaluation.calibration import temperature_scale as temperature_scale
+from kdjax.evaluation.calibration import top_k_temperature as top_k_temperature
 from kdjax.evaluation.classification import agreement as agreement
 from kdjax.evaluation.classification import classification as classification
 from kdjax.evaluation.classification import finalize as finalize

@@ -15,6 +15,7 @@ from kdjax.losses.entropy import *
 from kdjax.losses.features import *
 from kdjax.losses.kl import *
 from kdjax.losses.mixtures import *
+from kdjax.losses.recalibration import *
 from kdjax.losses.signals import *
 from kdjax.losses.spans import *
 from kdjax.losses.sparse import *
@@ -35,6 +36,7 @@ __all__ = [
     features,
     kl,
     mixtures,
+    recalibration,
     signals,
     spans,
     sparse,
