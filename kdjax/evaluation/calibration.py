@@ -95,7 +95,7 @@ def top_k_temperature(
     the temperature nearest to 1 wins.
 
   Raises:
-    KdjaxError: shapes that do not fit, a grid without or with wrong temperatures, or nothing that counts.
+    KdjaxError: shapes that do not fit, a grid without temperatures > 0, or nothing that counts.
 
   Example:
     >>> log_probs = jnp.log(jnp.array([[0.9, 0.1]] * 5))  # 90% sure, right in 4 of 5
