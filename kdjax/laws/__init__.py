@@ -1,0 +1,7 @@
+"""Laws: what small runs say of the sizes of larger ones. NumPy alone; nothing is trained here."""
+
+from kdjax.laws.capacity_gap import CapacityGap as CapacityGap
+from kdjax.laws.capacity_gap import Run as Run
+from kdjax.laws.capacity_gap import best_teacher as best_teacher
+from kdjax.laws.capacity_gap import choose_teacher as choose_teacher
+from kdjax.laws.capacity_gap import fit_capacity_gap as fit_capacity_gap
