@@ -16,6 +16,7 @@ from kdjax.losses.features import *
 from kdjax.losses.kl import *
 from kdjax.losses.mixtures import *
 from kdjax.losses.recalibration import *
+from kdjax.losses.several import *
 from kdjax.losses.signals import *
 from kdjax.losses.spans import *
 from kdjax.losses.sparse import *
@@ -37,6 +38,7 @@ __all__ = [
     kl,
     mixtures,
     recalibration,
+    several,
     signals,
     spans,
     sparse,

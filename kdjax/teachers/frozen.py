@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
 from kdjax.errors import KdjaxError
+from kdjax.losses.several import combine_teachers
 from kdjax.models.adapters import quantize_params, quantized_axes
 from kdjax.models.base import Model, ModelVars
 from kdjax.outputs import Outputs
@@ -49,39 +51,42 @@ def frozen(model: Model, variables: ModelVars, *, dtype: str | None = None) -> T
   )
 
 
-def ensemble(teachers: Sequence[Teacher], *, weights: Sequence[float] | None = None) -> Teacher:
-  """Several teachers as one: the logarithm of the weighted mean of their probabilities.
+def ensemble(
+  teachers: Sequence[Teacher],
+  *,
+  weights: Sequence[float] | None = None,
+  rule: str = "probabilities",
+  temperature: float = 1.0,
+) -> Teacher:
+  """Several teachers as one, by the weighted mean of their probabilities or of their logits.
 
   Args:
     teachers: at least one, with the same number of classes; none that follows the student.
     weights: one per teacher, positive; equal by default. They are divided by their sum.
+    rule: "probabilities" or "logits", see `kdjax.losses.combine_teachers`.
+    temperature: of the loss, at which probabilities are mixed.
 
   Returns:
-    A teacher that offers the tap "logits" (log-probabilities of the mixture).
+    A teacher that offers the tap "logits".
 
   Raises:
-    KdjaxError: no teachers, differing class counts, or weights that do not fit.
+    KdjaxError: no teachers, differing class counts, or other arguments that do not fit.
   """
   if not teachers:
     raise KdjaxError("ensemble: teachers is empty; give at least one")
   classes = {teacher.num_classes for teacher in teachers}
   if len(classes) > 1:
     raise KdjaxError(f"ensemble: the teachers have different class counts {sorted(classes)}")
-  weights = [1.0] * len(teachers) if weights is None else list(weights)
-  if len(weights) != len(teachers) or min(weights) <= 0:
-    raise KdjaxError(
-      f"ensemble: weights = {weights} must be {len(teachers)} positive numbers, one per teacher"
-    )
-  shares = [weight / sum(weights) for weight in weights]
+  combine = functools.partial(combine_teachers, rule=rule, weights=weights, temperature=temperature)
+  # A wrong option is told here, before anything runs.
+  jax.eval_shape(combine, jax.ShapeDtypeStruct((len(teachers), max(classes)), jnp.float32))
 
   def apply(frozen_weights, state, batch, *, taps):
     parts = [
-      teacher.apply(own, (), batch, taps=frozenset({"logits"})).logits
+      teacher.apply(own, (), batch, taps=frozenset({"logits"})).logits.astype(jnp.float32)
       for teacher, own in zip(teachers, frozen_weights, strict=True)
     ]
-    log_probs = jnp.stack([jax.nn.log_softmax(part.astype(jnp.float32)) for part in parts])
-    share = jnp.asarray(shares, jnp.float32).reshape((-1,) + (1,) * (log_probs.ndim - 1))
-    return Outputs(logits=jax.nn.logsumexp(log_probs, axis=0, b=share))
+    return Outputs(logits=combine(jnp.stack(parts)))
 
   return Teacher(
     apply=apply,

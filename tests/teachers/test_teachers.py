@@ -20,13 +20,20 @@ def logits(teacher):
   return teacher.apply(teacher.frozen, (), batch(), taps=LOGITS).logits
 
 
-def test_an_ensemble_is_the_weighted_mean_of_probabilities():
+def test_an_ensemble_is_the_weighted_mean_of_probabilities_or_logits():
   parts = [made(1), made(2)]
   mixture = teachers.ensemble(parts, weights=[3.0, 1.0])
   probs = [np.asarray(jax.nn.softmax(logits(part))) for part in parts]
   wanted = np.log(0.75 * probs[0] + 0.25 * probs[1])
   np.testing.assert_allclose(logits(mixture), wanted, rtol=1e-5, atol=1e-6)
   assert mixture.taps == {"logits"}
+  geometric = teachers.ensemble(parts, weights=[3.0, 1.0], rule="logits")
+  wanted = 0.75 * logits(parts[0]) + 0.25 * logits(parts[1])
+  np.testing.assert_allclose(logits(geometric), wanted, rtol=1e-5, atol=1e-6)
+  warm = teachers.ensemble(parts, temperature=2.0)
+  probs = [np.asarray(jax.nn.softmax(logits(part) / 2)) for part in parts]
+  wanted = (probs[0] + probs[1]) / 2
+  np.testing.assert_allclose(jax.nn.softmax(logits(warm) / 2), wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_no_gradient_reaches_a_frozen_teacher():
@@ -58,6 +65,7 @@ def test_the_average_warms_up_from_a_copy_of_the_student():
     (lambda: teachers.ensemble([]), "teachers is empty"),
     (lambda: teachers.ensemble([made(1)], weights=[0.0]), r"weights = \[0.0\]"),
     (lambda: teachers.ensemble([made(1)], weights=[1.0, 2.0]), "must be 1 positive"),
+    (lambda: teachers.ensemble([made(1)], rule="sum"), "rule is 'sum'"),
     (
       lambda: teachers.ensemble(
         [made(1), teachers.ema(models.mlp(**(SHAPE | {"num_classes": 4})))]
