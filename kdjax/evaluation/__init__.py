@@ -6,6 +6,8 @@ from kdjax.evaluation.classification import agreement as agreement
 from kdjax.evaluation.classification import classification as classification
 from kdjax.evaluation.classification import finalize as finalize
 from kdjax.evaluation.classification import merge as merge
+from kdjax.evaluation.loyalty import probability_loyalty as probability_loyalty
+from kdjax.evaluation.loyalty import regression_loyalty as regression_loyalty
 from kdjax.evaluation.similarity import linear_cka as linear_cka
 from kdjax.evaluation.statistics import paired_comparison as paired_comparison
 from kdjax.evaluation.statistics import verdict as verdict

@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from kdjax.errors import KdjaxError
+from kdjax.evaluation.loyalty import probability_loyalty
 from kdjax.losses.kl import forward_kl
-from kdjax.losses.mixtures import generalized_jsd
 
 BINS = 15  # the calibration error depends on it, so it is no option
 MATRIX_CLASSES = 100  # up to here a classes x classes table is cheap enough for every batch
@@ -98,10 +98,10 @@ def agreement(
     where: [...], True = counted; None counts all.
 
   Returns:
-    Name to (sum, count): `agreement`, the same class on top; `forward_kl`, KL(teacher || student)
-    in nats; `probability_loyalty`, one minus the Jensen-Shannon distance (the root of the
-    divergence in bits), in [0, 1]; up to 100 classes also `agreement/matrix` [K, K], the number of
-    rows by (teacher's class, student's class), whose shares sum to 1 after `finalize`.
+    Name to (sum, count): `agreement`, the same class on top (also called label loyalty);
+    `forward_kl`, KL(teacher || student) in nats; `probability_loyalty`, see the function of that
+    name, in [0, 1]; up to 100 classes also `agreement/matrix` [K, K], the number of rows by
+    (teacher's class, student's class), whose shares sum to 1 after `finalize`.
 
   Raises:
     KdjaxError: shapes that do not fit.
@@ -119,12 +119,10 @@ def agreement(
   classes = student_logits.shape[-1]
   student, teacher = _clean(student_logits, where), _clean(teacher_logits, where)
   own, told = jnp.argmax(student, axis=-1), jnp.argmax(teacher, axis=-1)
-  # Rounding can leave the divergence of equal distributions a hair below 0 or above 1 bit.
-  bits = generalized_jsd(student, teacher, beta=0.5) / jnp.float32(np.log(2))
   pairs = {
     "agreement": _pair((own == told).astype(jnp.float32), where),
     "forward_kl": _pair(forward_kl(student, teacher), where),
-    "probability_loyalty": _pair(1 - jnp.sqrt(jnp.clip(bits, 0, 1)), where),
+    "probability_loyalty": _pair(probability_loyalty(student, teacher), where),
   }
   if classes <= MATRIX_CLASSES:
     counted = jnp.where(where[..., None], jax.nn.one_hot(told, classes), 0.0)

@@ -11,6 +11,7 @@ import pytest
   [
     "kdjax.evaluation.calibration",
     "kdjax.evaluation.classification",
+    "kdjax.evaluation.loyalty",
     "kdjax.evaluation.similarity",
   ],
 )
