@@ -66,7 +66,7 @@ def multi_granularity(
     with a label count.
 
   Raises:
-    KdjaxError: a value out of range; when traced, a batch without `spans`.
+    KdjaxError: a value out of range; when traced, a batch without `spans` or a stored signal.
 
   Reference:
     Liu et al., "Multi-Granularity Semantic Revision for Large Language Model Distillation", 2024,
@@ -83,11 +83,17 @@ def multi_granularity(
     read = min(top_k, classes.shape[-1])
     params = init_mlp(rng, (2 * read, hidden, 2))
     # Every position starts from the same window.
-    last = params["layer1"]
-    params["layer1"] = {"kernel": 0 * last["kernel"], "bias": _start_bias(least_mass)}
+    kernel = jnp.zeros_like(params["layer1"]["kernel"])
+    params["layer1"] = {"kernel": kernel, "bias": _start_bias(least_mass)}
     return ObjectiveVars(params)
 
   def apply(variables, student, teacher, batch, *, step, rng):
+    if teacher.signal is not None:
+      raise KdjaxError(
+        f"multi_granularity: the teacher hands over {teacher.signal.support} as a stored signal; use"
+        " a live teacher, of which every class and its neighbours can be read"
+      )
+
     def loss(student_logits, teacher_logits, labels, *, where):
       features = _features(student_logits, teacher_logits, where, top_k)
       lower, upper = window(variables.params, features, least_mass=least_mass)
@@ -134,13 +140,6 @@ def _start_bias(least_mass: float) -> Float[Array, "2"]:
 
 def _features(student_logits, teacher_logits, where, top_k: int) -> Float[Array, "*batch width"]:
   """The teacher's largest probabilities, then the student's of the same classes; no gradient."""
-  if isinstance(teacher_logits, losses.TopK | losses.Sampled):
-    raise KdjaxError(
-      f"multi_granularity: the teacher hands over {teacher_logits.support}, but the loss reads"
-      " logits of every class; use a live teacher, or Dense or HiddenHead signals"
-    )
-  if isinstance(teacher_logits, losses.Dense | losses.HiddenHead):
-    teacher_logits = teacher_logits.logits
   q, p = (
     jax.nn.softmax(jnp.where(where[..., None], x.astype(jnp.float32), 0.0))
     for x in jax.lax.stop_gradient((student_logits, teacher_logits))
