@@ -46,8 +46,9 @@ def multi_granularity(
 
   Published are the three terms with weights 1, that a network predicts both limits, and the
   products. Reconstructed are the network's inputs and sizes, the window's soft edges and the
-  distance between products; `least_mass` is ours, since the network is trained by the loss that it
-  clips and would close the window.
+  distance between products. `least_mass` is ours: a narrower window never costs more, so that the
+  network, trained by the loss that it clips, closes it down to this floor and chooses only where
+  that lies. Look at the metrics `window/lower` and `window/upper`.
 
   Args:
     kd_weight: of the clipped divergence.
@@ -90,7 +91,7 @@ def multi_granularity(
   def apply(variables, student, teacher, batch, *, step, rng):
     if teacher.signal is not None:
       raise KdjaxError(
-        f"multi_granularity: the teacher hands over {teacher.signal.support} as a stored signal; use"
+        f"multi_granularity: the teacher hands over a stored signal ({teacher.signal.support}); use"
         " a live teacher, of which every class and its neighbours can be read"
       )
 
