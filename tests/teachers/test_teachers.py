@@ -62,6 +62,7 @@ def test_the_average_warms_up_from_a_copy_of_the_student():
     (lambda: teachers.ensemble([made(1)], weights=[0.0]), r"weights = \[0.0\]"),
     (lambda: teachers.ensemble([made(1)], weights=[1.0, 2.0]), "must be 1 positive"),
     (lambda: teachers.ensemble([made(1)], rule="sum"), "rule is 'sum'"),
+    (lambda: teachers.ensemble([made(1)], temperature=0), "temperature is 0"),
     (
       lambda: teachers.ensemble(
         [made(1), teachers.ema(models.mlp(**(SHAPE | {"num_classes": 4})))]
