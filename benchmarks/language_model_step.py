@@ -53,6 +53,12 @@ def kdjax_step(rows: int, tokens: int, chunk_size: int, remat: str):
   batch = place(batch, compiled.batch_sharding)
   state = compiled.init(jax.random.key(0), student.start()[:2])
   compile_ahead(compiled.step, state, program.frozen, batch)
+  plan = compiled.step.lower(state, program.frozen, batch).compile().memory_analysis()
+  print(
+    f"planned by the compiler: arguments {plan.argument_size_in_bytes / 1e9:.2f} GB, temporaries"
+    f" {plan.temp_size_in_bytes / 1e9:.2f} GB",
+    file=sys.stderr,
+  )
 
   def run():
     nonlocal state
@@ -128,6 +134,9 @@ def main() -> None:
       if done.returncode:
         sys.exit(f"{side} failed:\n{done.stderr[-2000:]}")
       found[side].append(json.loads(done.stdout.splitlines()[-1]))
+      for line in done.stderr.splitlines():
+        if line.startswith("planned"):
+          print(line)
   size = f"{arguments.rows} x {arguments.tokens} tokens"
   print(f"{size}, {arguments.rounds} rounds of {arguments.steps} steps")
   for name, unit in (("seconds", "s"), ("peak_gb", "GB")):

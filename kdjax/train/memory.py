@@ -15,11 +15,11 @@ def compiler_options(mesh: Mesh) -> dict[str, Any]:
 
   On CPUs XLA orders a program so that many operations could run at once, for which it keeps more
   arrays alive. Each of a model's products fills all cores by itself, so the order that needs the
-  least memory is asked for: the same values from three quarters of the temporary memory.
+  least memory is asked for: the same values from up to a quarter less temporary memory.
   """
   if mesh.devices.flat[0].platform != "cpu":
     return {}
-  return {"xla_cpu_enable_concurrency_optimized_scheduler": False}
+  return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
 
 def compile_ahead(function: Callable[..., Any], *arguments: Any) -> None:
