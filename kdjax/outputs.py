@@ -34,20 +34,27 @@ class Head:
   def kernel(self) -> Float[Array, "width vocab"]:
     return self.weight.T if self.tied else self.weight
 
-  def logits(self, hidden: Float[Array, "*batch width"]) -> Float[Array, "*batch vocab"]:
-    """float32 logits of what the head reads; the product is taken in the dtype of `hidden`."""
+  def product(self, hidden: Float[Array, "*batch width"]) -> Float[Array, "*batch vocab"]:
+    """float32 product with the weight, taken in the dtype of `hidden`."""
     contracted = ((hidden.ndim - 1,), (1 if self.tied else 0,)), ((), ())
-    out = jax.lax.dot_general(
+    return jax.lax.dot_general(
       hidden,
       self.weight.astype(hidden.dtype),
       contracted,
       preferred_element_type=jnp.float32,
     )
+
+  def finish(self, product: Float[Array, "*batch vocab"]) -> Float[Array, "*batch vocab"]:
+    """Logits of a product: its bias and cap."""
     if self.bias is not None:
-      out = out + jnp.broadcast_to(self.bias.astype(jnp.float32), out.shape)
+      product = product + jnp.broadcast_to(self.bias.astype(jnp.float32), product.shape)
     if self.softcap is not None:
-      out = self.softcap * jnp.tanh(out / self.softcap)
-    return out
+      product = self.softcap * jnp.tanh(product / self.softcap)
+    return product
+
+  def logits(self, hidden: Float[Array, "*batch width"]) -> Float[Array, "*batch vocab"]:
+    """float32 logits of what the head reads; the product is taken in the dtype of `hidden`."""
+    return self.finish(self.product(hidden))
 
 
 @jax.tree_util.register_dataclass

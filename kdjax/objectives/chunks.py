@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from kdjax.objectives.unembedding import pull_back
+from kdjax.outputs import Head
 
 PyTree = Any
 Values = tuple[jax.Array, dict[str, jax.Array]]
@@ -19,6 +23,7 @@ def chunked_sum(
   where: jax.Array,
   weights: jax.Array,
   chunk_size: int,
+  head: Head | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """The weighted sum of a function's values over all positions, computed chunk by chunk.
 
@@ -35,11 +40,16 @@ def chunked_sum(
     where: bool [B] or [B, T]; passed on to `fn`.
     weights: of each position, bool or float; no gradient flows here.
     chunk_size: positions of the last axis of `where` per chunk, at least 1.
+    head: `inputs` are then the states that it reads, and `fn` gets their logits instead; the
+      gradient of its weight is added up in place, which a head that `fn` closes over cannot have.
 
   Returns:
     (sum of weights * values, the same of each metric; only the first has a gradient), float32.
   """
   part = jax.eval_shape(lambda x: _first(_split(x, where, chunk_size)), (inputs, fixed, where))
+  if head is not None:
+    loss, fn = fn, lambda product, fixed, where: loss(head.finish(product), fixed, where)
+    part = jax.eval_shape(head.product, part[0]), *part[1:]
   # Parameters that `fn` closes over become arguments, so that they can be differentiated here.
   fn, closed = jax.closure_convert(fn, *jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), part))
 
@@ -48,37 +58,52 @@ def chunked_sum(
     kept = {name: _weighted(values, weights) for name, values in metrics.items()}
     return _weighted(values, weights), kept
 
-  def forward(inputs, closed, fixed, where, weights):
-    parts = inputs, fixed, where, weights
-    return sum_chunks(lambda p: chunk(p[0], closed, *p[1:]), parts, where.shape, chunk_size)
+  def forward(inputs, weight, closed, fixed, where, weights):
+    def one(part):
+      own, *rest = part
+      return chunk(own if weight is None else _with(head, weight).product(own), closed, *rest)
 
-  def forward_and_gradient(inputs, closed, fixed, where, weights):
+    return sum_chunks(one, (inputs, fixed, where, weights), where.shape, chunk_size)
+
+  def forward_and_gradient(inputs, weight, closed, fixed, where, weights):
     parts = _split((inputs, fixed, where, weights), where, chunk_size)
+    own_head = None if weight is None else _with(head, weight)
 
     def body(carry, part):
-      sums, grad_closed = carry
-      own, fixed, where, weights = part
+      sums, grad_weight, grad_closed = carry
+      states, fixed, where, weights = part
       total, pull, metrics = jax.vjp(
-        lambda own, closed: chunk(own, closed, fixed, where, weights), own, closed, has_aux=True
+        lambda own, closed: chunk(own, closed, fixed, where, weights),
+        states if own_head is None else own_head.product(states),
+        closed,
+        has_aux=True,
       )
-      grad_own, more = pull(jnp.ones_like(total))
+      gradient, more = pull(jnp.ones_like(total))
+      if own_head is not None:
+        gradient, grad_weight = pull_back(own_head, states, gradient, grad_weight)
       sums = jax.tree.map(jnp.add, sums, (total, metrics))
-      return (sums, jax.tree.map(jnp.add, grad_closed, more)), grad_own
+      return (sums, grad_weight, jax.tree.map(jnp.add, grad_closed, more)), gradient
 
-    own, *rest = _first(parts)
-    sums = jax.eval_shape(lambda: chunk(own, closed, *rest))
+    sums = jax.eval_shape(lambda: forward(inputs, weight, closed, fixed, where, weights))
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (sums, list(closed)))
-    (sums, grad_closed), grads = jax.lax.scan(body, zeros, parts)
-    return sums, (_join(grads, where), grad_closed)
+    total = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, "f4")), weight)
+    (sums, total, more), own = jax.lax.scan(body, (zeros[0], total, zeros[1]), parts)
+    total = jax.tree.map(lambda x, like: x.astype(like.dtype), total, weight)
+    return sums, (_join(own, where), total, more)
 
   def backward(gradients, cotangents):
     scale, _ = cotangents
-    own, closed = jax.tree.map(lambda g: (g * scale).astype(g.dtype), gradients)
-    return own, closed, None, None, None
+    scaled = jax.tree.map(lambda g: (g * scale).astype(g.dtype), gradients)
+    return *scaled, None, None, None
 
   total = jax.custom_vjp(forward)
   total.defvjp(forward_and_gradient, backward)
-  return total(inputs, list(closed), fixed, where, weights)
+  weight = None if head is None else head.weight
+  return total(inputs, weight, list(closed), fixed, where, weights)
+
+
+def _with(head: Head, weight: jax.Array) -> Head:
+  return dataclasses.replace(head, weight=weight)
 
 
 def _weighted(values: jax.Array, weights: jax.Array) -> jax.Array:

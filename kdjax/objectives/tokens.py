@@ -110,7 +110,16 @@ def map_logits(
   if chunk_size is None:
     values, parts = loss(inputs[0], inputs[1:], counted)
     return Term(values, weights), {name: Term(part, weights) for name, part in parts.items()}
-  total, parts = chunked_sum(loss, inputs[0], inputs[1:], counted, weights, chunk_size)
+  readers[0] = lambda logits: logits
+  total, parts = chunked_sum(
+    loss,
+    inputs[0],
+    inputs[1:],
+    counted,
+    weights,
+    chunk_size,
+    student.require("head", "the student"),
+  )
   count = weights.sum(dtype=jnp.float32)
   safe = jnp.maximum(count, 1e-30)
   return Term(total / safe, count), {name: Term(p / safe, count) for name, p in parts.items()}

@@ -128,7 +128,16 @@ def compile_program(
   batch_sh = batch_sharding(mesh)
   whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
   reads = (state_sh, frozen_sh, batch_sh)
-  jit = functools.partial(jax.jit, compiler_options=compiler_options(mesh))
+
+  def jit(function, **layout):
+    @functools.wraps(function)
+    def traced(*args):
+      # What is written for a single device asks here whether it has one.
+      with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        return function(*args)
+
+    return jax.jit(traced, compiler_options=compiler_options(mesh), **layout)
+
   prepare = None
   if program.prepare is not None:
     prepare = jit(program.prepare, in_shardings=reads, out_shardings=state_sh, donate_argnums=0)

@@ -9,6 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from kdjax import losses
 from kdjax.objectives.chunks import chunked_sum, sum_chunks
 from kdjax.objectives.tokens import map_logits
+from kdjax.objectives.unembedding import BLOCK, pull_back
 from kdjax.outputs import Head, Outputs
 from kdjax.train.mesh import make_mesh
 
@@ -95,6 +96,69 @@ def test_what_is_masked_may_be_nan():
   grad = jax.grad(lambda h: chunked(h, KERNEL, SCALE, TOLD, WEIGHTS, 3)[0])(bad)
   wanted = jax.grad(lambda h: plain(h, KERNEL, SCALE, TOLD, WEIGHTS)[0])(HIDDEN)
   np.testing.assert_allclose(grad, wanted, atol=2e-6)
+
+
+@pytest.fixture(params=["one device", "several"])
+def devices(request):
+  """Traces under a mesh of one or of two devices."""
+  mesh = make_mesh(data=1 if request.param == "one device" else 2)
+  with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+    yield mesh.size
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_given_head_gets_the_gradients_of_one_that_is_closed_over(tied, devices):
+  def loss(hidden, weight, bias, whole):
+    head = Head(weight.T if tied else weight, bias, softcap=2.0, tied=tied)
+    if whole:
+      values, sure = losses.forward_kl(head.logits(hidden), TOLD, where=WHERE), 0.0
+      return (values * WEIGHTS).sum(), sure
+    fn = lambda logits, told, where: (losses.forward_kl(logits, told, where=where), {})  # noqa: E731
+    return chunked_sum(fn, hidden, TOLD, WHERE, WEIGHTS, 3, head)[0], 0.0
+
+  def of(whole):
+    grad = jax.value_and_grad(lambda *a: loss(*a, whole)[0], argnums=(0, 1, 2))
+    return jax.tree.leaves(jax.jit(grad)(HIDDEN, KERNEL, SCALE))
+
+  for given, wanted in zip(of(False), of(True), strict=True):
+    np.testing.assert_allclose(given, wanted, rtol=1e-5, atol=2e-6)
+    assert np.abs(wanted).max() > 1e-2
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("classes", [5, 2 * BLOCK, 2 * BLOCK + 3])
+def test_blocks_of_classes_give_the_whole_products(classes, tied, dtype, devices):
+  hidden, gradient = draw(6, 2, 3, WIDTH).astype(dtype), draw(7, 2, 3, classes)
+  shape = (classes, WIDTH) if tied else (WIDTH, classes)
+  weight, total = draw(8, *shape), draw(9, *shape)
+  states, found = jax.jit(lambda w, t: pull_back(Head(w, tied=tied), hidden, gradient, t))(
+    weight, total
+  )
+  kernel = np.asarray(weight.T if tied else weight, np.float64)
+  outer = np.einsum("btd,btv->dv", np.float64(hidden), np.float64(gradient))
+  # A product in bfloat16 rounds each factor to 8 bits.
+  error = 1e-5 if dtype == jnp.float32 else 2**-8
+  wanted = np.einsum("btv,dv->btd", np.float64(gradient), kernel)
+  np.testing.assert_allclose(np.float64(states), wanted, atol=4 * error * np.abs(wanted).max())
+  outer = np.asarray(total) + (outer.T if tied else outer)
+  np.testing.assert_allclose(found, outer, atol=4 * error * np.abs(outer).max())
+  assert states.dtype == dtype and found.dtype == jnp.float32
+
+
+def test_a_frozen_head_costs_no_gradient_of_its_weight():
+  def written(argnums):
+    def loss(hidden, weight):
+      both = Outputs(hidden=hidden, head=Head(weight, tied=True))
+      term, _ = map_logits(losses.forward_kl, both, both, {"mask": WHERE}, chunk_size=1)
+      return term.values
+
+    with jax.sharding.use_abstract_mesh(make_mesh(data=1).abstract_mesh):
+      lowered = jax.jit(jax.grad(loss, argnums)).lower(HIDDEN, draw(0, 9 * BLOCK, WIDTH))
+    memory = lowered.compile().memory_analysis()
+    return memory.temp_size_in_bytes + memory.output_size_in_bytes
+
+  assert written((0, 1)) - written(0) > 0.9 * 4 * 9 * BLOCK * WIDTH
 
 
 def test_memory_does_not_grow_with_the_sequence():
