@@ -52,8 +52,7 @@ def kdjax_step(rows: int, tokens: int, chunk_size: int, remat: str):
   compiled = compile_program(program, make_mesh(data=1), batch)
   batch = place(batch, compiled.batch_sharding)
   state = compiled.init(jax.random.key(0), student.start()[:2])
-  compile_ahead(compiled.step, state, program.frozen, batch)
-  plan = compiled.step.lower(state, program.frozen, batch).compile().memory_analysis()
+  plan = compile_ahead(compiled.step, state, program.frozen, batch)
   print(
     f"planned by the compiler: arguments {plan.argument_size_in_bytes / 1e9:.2f} GB, temporaries"
     f" {plan.temp_size_in_bytes / 1e9:.2f} GB",
@@ -114,8 +113,8 @@ def main() -> None:
   parser.add_argument("--pytorch", default=sys.executable, help="Python that has PyTorch")
   parser.add_argument("--rows", type=int, default=4)
   parser.add_argument("--tokens", type=int, default=256)
-  parser.add_argument("--chunk_size", type=int, default=32, help="places of a row, kdjax")
-  parser.add_argument("--remat", default="mlp", choices=["none", "mlp", "full"], help="kdjax")
+  parser.add_argument("--chunk_size", type=int, default=16, help="places of a row, kdjax")
+  parser.add_argument("--remat", default="full", choices=["none", "mlp", "full"], help="kdjax")
   parser.add_argument("--steps", type=int, default=5)
   parser.add_argument("--rounds", type=int, default=3)
   parser.add_argument("--side", choices=["kdjax", "pytorch"], help=argparse.SUPPRESS)

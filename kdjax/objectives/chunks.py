@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kdjax.objectives.unembedding import pull_back
+from kdjax.objectives.unembedding import pull_back, scale
 from kdjax.outputs import Head
 
 PyTree = Any
@@ -92,9 +92,12 @@ def chunked_sum(
     return sums, (_join(own, where), total, more)
 
   def backward(gradients, cotangents):
-    scale, _ = cotangents
-    scaled = jax.tree.map(lambda g: (g * scale).astype(g.dtype), gradients)
-    return *scaled, None, None, None
+    factor, _ = cotangents
+    own, weight, closed = gradients
+    own, closed = jax.tree.map(lambda g: (g * factor).astype(g.dtype), (own, closed))
+    if head is not None:
+      weight = scale(weight, factor.astype(weight.dtype), tied=head.tied)
+    return own, weight, closed, None, None, None
 
   total = jax.custom_vjp(forward)
   total.defvjp(forward_and_gradient, backward)

@@ -1,4 +1,4 @@
-"""The two products of a head's backward pass, the weight's gradient added up where it lies."""
+"""The backward pass of a head, its weight's gradient added up and scaled where it lies."""
 
 from __future__ import annotations
 
@@ -44,6 +44,31 @@ def pull_back(
     rows, columns, head.weight.astype(rows.dtype), total, cpu=blocks, default=whole
   )
   return states.astype(hidden.dtype).reshape(hidden.shape), total
+
+
+def scale(total: Array, factor: Array, *, tied: bool) -> Array:
+  """`total * factor` for a scalar, on one CPU in place: XLA would write it to a second array."""
+
+  def blocks(total, factor):
+    axis = 0 if tied else 1
+    size = min(BLOCK, total.shape[axis])
+
+    def one(i, total):
+      # Where the last block begins early, what it has in common with the one before is done.
+      start = jnp.minimum(i * size, total.shape[axis] - size)
+      block = jax.lax.dynamic_slice_in_dim(total, start, size, axis)
+      shape = [1] * axis + [-1] + [1] * (total.ndim - axis - 1)
+      new = (start + jnp.arange(size) >= i * size).reshape(shape)
+      return jax.lax.dynamic_update_slice_in_dim(
+        total, jnp.where(new, block * factor, block), start, axis
+      )
+
+    return jax.lax.fori_loop(0, -(-total.shape[axis] // size), one, total)
+
+  whole = jnp.multiply
+  return jax.lax.platform_dependent(
+    total, factor, cpu=blocks if _one_device() else whole, default=whole
+  )
 
 
 def _whole(rows, columns, weight, total, *, tied: bool):

@@ -22,13 +22,23 @@ def compiler_options(mesh: Mesh) -> dict[str, Any]:
   return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
 
-def compile_ahead(function: Callable[..., Any], *arguments: Any) -> None:
-  """Compiles a jitted function for its first call, and gives back what the compiler used.
+def compile_ahead(function: Callable[..., Any], *arguments: Any) -> Any:
+  """Compiles a jitted function for its first call, and gives back what that and its loading used.
 
-  The memory that compiling a model takes (some 200 MB) stays with the process otherwise, on top of
-  everything that the step then needs.
+  The memory that reading and compiling a model take (some 200 MB) stays with the process otherwise,
+  on top of everything that the step then needs.
+
+  Returns:
+    What the compiler plans to hold, as `jax.stages.Compiled.memory_analysis` has it.
   """
-  function.lower(*arguments).compile()
+  give_back()
+  plan = function.lower(*arguments).compile().memory_analysis()
+  give_back()
+  return plan
+
+
+def give_back() -> None:
+  """Returns freed memory to the system, where the C library has a call for it."""
   gc.collect()
   try:
     ctypes.CDLL(None).malloc_trim(0)

@@ -65,13 +65,14 @@ def load_weights(
   rounded = kernels_of(abstract.params, tuple(LINEAR)) if dtype == "int8" else {}
 
   out: dict[str, Any] = {}
+  writer = functools.cache(_writer)  # of this call: its programs need not outlive it
 
   def write(path: str, part: jax.Array, layer: int, depth: int, sharding) -> None:
     """Puts one layer in its place of the stack."""
     if path not in out:
       shape, kind = (depth, *part.shape), part.dtype
       out[path] = jax.jit(lambda: jnp.zeros(shape, kind), out_shardings=sharding)()
-    out[path] = _write(sharding)(out[path], part, layer)
+    out[path] = writer(sharding)(out[path], part, layer)
 
   def place(path: str, part: np.ndarray, layer: int | None) -> None:
     own = flat[path].dtype if dtype in (None, "int8") else dtype
@@ -203,8 +204,7 @@ def _put(array: np.ndarray, sharding) -> jax.Array:
   return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
-@functools.cache
-def _write(sharding):
+def _writer(sharding):
   def write(stack, part, layer):
     return jax.lax.dynamic_update_index_in_dim(stack, part, layer, 0)
 
