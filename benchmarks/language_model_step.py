@@ -141,7 +141,7 @@ def main() -> None:
   for name, unit in (("seconds", "s"), ("peak_gb", "GB")):
     ours, theirs = (statistics.median(r[name] for r in found[side]) for side in found)
     print(
-      f"{name:8s} kdjax {ours:.2f} {unit}, PyTorch {theirs:.2f} {unit}, ratio {ours / theirs:.2f}"
+      f"{name:8s} kdjax {ours:.2f} {unit}, PyTorch {theirs:.2f} {unit}, ratio {ours / theirs:.3f}"
     )
 
 

@@ -47,8 +47,9 @@ class DistillState(NamedTuple):
 def global_norm(tree: PyTree) -> jax.Array:
   """The 2-norm of all of a tree's real arrays as one vector, float32.
 
-  A product of each array with itself, where `optax.global_norm` sums its squares: on CPUs XLA
-  writes those out first, an array of the size of the largest weight.
+  Halves are squared, where `optax.global_norm` squares whole values: XLA would take those for the
+  squares that Adam's second moment needs, and on CPUs write them out once for both, an array of the
+  size of the largest weight.
   """
 
   def squares(x):

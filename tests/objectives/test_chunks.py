@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from kdjax import losses
 from kdjax.objectives.chunks import chunked_sum, sum_chunks
 from kdjax.objectives.tokens import map_logits
-from kdjax.objectives.unembedding import BLOCK, pull_back
+from kdjax.objectives.unembedding import BLOCK, pull_back, scale
 from kdjax.outputs import Head, Outputs
 from kdjax.train.mesh import make_mesh
 
@@ -144,6 +144,14 @@ def test_blocks_of_classes_give_the_whole_products(classes, tied, dtype, devices
   outer = np.asarray(total) + (outer.T if tied else outer)
   np.testing.assert_allclose(found, outer, atol=4 * error * np.abs(outer).max())
   assert states.dtype == dtype and found.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("classes", [5, 2 * BLOCK, 2 * BLOCK + 3])
+def test_a_gradient_scaled_in_place_is_scaled_once(classes, tied, devices):
+  total = draw(9, *((classes, 2) if tied else (2, classes)))
+  scaled = jax.jit(lambda t: scale(t, jnp.float32(3.0), tied=tied))(total)
+  np.testing.assert_array_equal(scaled, 3 * np.asarray(total))
 
 
 def test_a_frozen_head_costs_no_gradient_of_its_weight():

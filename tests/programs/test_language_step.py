@@ -5,9 +5,11 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from kdjax import models, objectives, teachers
 from kdjax.programs import distill
+from kdjax.programs.distill import global_norm
 from kdjax.train.loop import compile_program
 from kdjax.train.mesh import make_mesh
 from tests.programs.helpers import sgd
@@ -35,6 +37,16 @@ def test_the_step_holds_no_array_of_all_positions_and_classes():
   sizes = sizes_with_a_vocabulary(chunk_size)
   assert max(sizes) == max(WIDTH * VOCAB, BATCH * chunk_size * VOCAB)
   assert BATCH * TIME * VOCAB in sizes_with_a_vocabulary(None)  # it would be seen
+
+
+def test_the_norm_of_a_gradient_is_that_of_optax():
+  tree = {
+    "a": jax.random.normal(jax.random.key(3), (5, 7)),
+    "b": jnp.full(3, -2.0),
+    "c": jnp.ones(()),
+  }
+  np.testing.assert_allclose(global_norm(tree), optax.global_norm(tree), rtol=1e-6)
+  assert global_norm({"a": jnp.full(4, 2.0, jnp.bfloat16)}).dtype == jnp.float32
 
 
 def test_a_tied_table_gets_the_gradient_of_its_rows_and_of_the_head():
