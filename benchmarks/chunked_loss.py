@@ -24,7 +24,7 @@ from kdjax.outputs import Head, Outputs
 from kdjax.train.memory import compiler_options
 from kdjax.train.mesh import make_mesh
 
-ROWS, WIDTH, CHUNK = 4, 576, 32
+ROWS, WIDTH, CHUNK = 4, 576, 64
 VOCABULARIES = 32_768, 49_152, 131_072
 
 
