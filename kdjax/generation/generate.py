@@ -11,8 +11,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from kdjax.errors import KdjaxError
 from kdjax.generation.sampling import Sampling, check_sampling, draw, log_prob_of
-from kdjax.models.base import Model, ModelVars
+from kdjax.models.base import Decoding, Model, ModelVars
 from kdjax.models.transformer import Seq2SeqSpec, Spec
+from kdjax.outputs import Outputs
 
 
 class Generation(NamedTuple):
@@ -82,8 +83,35 @@ def generate(
       range.
   """
   check_generation(model, prompts.shape[1], max_new_tokens, sampling, eos_ids, stops)
+  return continued(
+    model.decode(jax.lax.stop_gradient(variables)),
+    prompts,
+    prompt_lengths,
+    rng=rng,
+    max_new_tokens=max_new_tokens,
+    sampling=sampling,
+    eos_ids=eos_ids,
+    stops=stops,
+    pad_id=pad_id,
+    rows=rows,
+  )
+
+
+def continued(
+  decoding: Decoding,
+  prompts: Int[Array, "batch prompt"],
+  prompt_lengths: Int[Array, "batch"],
+  *,
+  rng: Array,
+  max_new_tokens: int,
+  sampling: Sampling,
+  eos_ids: Sequence[int] = (),
+  stops: Sequence[Sequence[int]] = (),
+  pad_id: int = 0,
+  rows: Int[Array, "batch"] | None = None,
+) -> Generation:
+  """`generate` with a model that is laid out already, such as a mixture; nothing is checked."""
   batch = prompts.shape[0]
-  decoding = model.decode(jax.lax.stop_gradient(variables))
   rows = jnp.arange(batch, dtype=jnp.int32) if rows is None else rows
   keys = jax.vmap(lambda row: jax.random.fold_in(rng, row))(rows)
 
@@ -113,8 +141,7 @@ def generate(
     last = jax.lax.dynamic_slice_in_dim(carry.written.tokens, carry.step - 1, 1, axis=1)
     # A finished row runs along, on padding that nobody reads.
     out, cache = decoding.extend(last, (begin + carry.step - 1)[:, None], carry.cache)
-    logits = out.head.logits(out.hidden[:, 0])
-    return _Carry(carry.step + 1, cache, write(carry.written, logits, carry.step))
+    return _Carry(carry.step + 1, cache, write(carry.written, next_logits(out), carry.step))
 
   out, begin, cache = decoding.prefill(prompts, prompt_lengths, max_new_tokens)
   empty = Generation(
@@ -124,8 +151,13 @@ def generate(
     sample_log_probs=jnp.zeros((batch, max_new_tokens), jnp.float32),
     finished=jnp.zeros(batch, bool),
   )
-  first = write(empty, out.head.logits(out.hidden[:, 0]), jnp.int32(0))
+  first = write(empty, next_logits(out), jnp.int32(0))
   return jax.lax.while_loop(going, advance, _Carry(jnp.int32(1), cache, first)).written
+
+
+def next_logits(out: Outputs) -> Float[Array, "batch vocab"]:
+  """What the outputs [B, 1, ...] of a decoding say about the next token."""
+  return out.head.logits(out.hidden[:, 0]) if out.logits is None else out.logits[:, 0]
 
 
 def _ends(

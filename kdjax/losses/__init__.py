@@ -16,6 +16,7 @@ from kdjax.losses.features import *
 from kdjax.losses.kl import *
 from kdjax.losses.mixtures import *
 from kdjax.losses.recalibration import *
+from kdjax.losses.rewards import *
 from kdjax.losses.several import *
 from kdjax.losses.signals import *
 from kdjax.losses.spans import *
@@ -38,6 +39,7 @@ __all__ = [
     kl,
     mixtures,
     recalibration,
+    rewards,
     several,
     signals,
     spans,

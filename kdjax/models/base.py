@@ -45,7 +45,7 @@ class Decoding(NamedTuple):
     prefill: `prefill(prompts, lengths, new) -> (Outputs, positions, cache)` reads prompts [B, P],
       right-padded, of which `lengths` [B] tokens count: the outputs `hidden` [B, 1, D] and `head`
       that say the first new token, the positions [B] at which that one is to stand, and a cache
-      with places for `new` of them; new is static.
+      with places for `new` of them; new is static. A mixture has `logits` [B, 1, V] instead.
     extend: `extend(tokens, positions, cache) -> (Outputs, cache)`: the outputs `hidden` [B, T, D]
       and `head` of tokens [B, T] at positions [B, T]. The place of a token in the cache is its
       position, and it sees the places up to its own: what stands at later ones does not matter.

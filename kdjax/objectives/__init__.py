@@ -12,9 +12,11 @@ from kdjax.objectives.base import (
 from kdjax.objectives.combinators import combine, on_layers, scheduled
 from kdjax.objectives.gold import gold
 from kdjax.objectives.logits import cross_entropy, hinton_kd, logit_kd
+from kdjax.objectives.minillm import minillm
 from kdjax.objectives.minilm import minilm
 from kdjax.objectives.multi_granularity import multi_granularity
 from kdjax.objectives.nd_loss import nd_loss, norm_direction
+from kdjax.objectives.sampled_reverse_kl import sampled_reverse_kl
 from kdjax.objectives.taid import taid
 from kdjax.objectives.talking_models import talking_models
 from kdjax.objectives.tgeo_kd import tgeo_kd
@@ -28,10 +30,12 @@ __all__ = [
   "gold",
   "hinton_kd",
   "logit_kd",
+  "minillm",
   "minilm",
   "multi_granularity",
   "nd_loss",
   "norm_direction",
+  "sampled_reverse_kl",
   "taid",
   "talking_models",
   "tgeo_kd",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
 from kdjax.objectives.base import (
   Batch,
@@ -18,7 +19,7 @@ from kdjax.objectives.base import (
   masked_sum,
   valid,
 )
-from kdjax.objectives.chunks import chunked_sum
+from kdjax.objectives.chunks import chunked_sum, map_chunks
 from kdjax.outputs import Outputs
 
 
@@ -69,6 +70,7 @@ def map_logits(
   *,
   chunk_size: int | None = None,
   labels: bool = False,
+  beside: Sequence[Array] = (),
 ) -> tuple[Term, dict[str, Term]]:
   """Applies a loss to logits, whole or in chunks.
 
@@ -80,6 +82,7 @@ def map_logits(
     batch: its `mask`, its `weight` (of each position) and, if asked for, its `label`.
     chunk_size: see `token_level`.
     labels: see `token_level`.
+    beside: more arrays with leading axes [B] or [B, T], which the loss gets after these.
 
   Returns:
     (the loss, its metrics). A term holds one value per position, or in chunks one mean whose weight
@@ -98,6 +101,8 @@ def map_logits(
     inputs.append(batch["label"])
     readers.append(lambda label: label)
     counted = counted & (batch["label"] >= 0)
+  inputs += beside
+  readers += [lambda x: x] * len(beside)
   weights = counted
   if "weight" in batch:
     weights = jnp.where(counted, batch["weight"], 0.0)
@@ -123,6 +128,35 @@ def map_logits(
   count = weights.sum(dtype=jnp.float32)
   safe = jnp.maximum(count, 1e-30)
   return Term(total / safe, count), {name: Term(p / safe, count) for name, p in parts.items()}
+
+
+def label_log_probs(
+  outputs: Outputs,
+  label: Int[Array, "*batch"],
+  where: Bool[Array, "*batch"],
+  *,
+  chunk_size: int | None = None,
+  side: str = "the student",
+) -> Float[Array, "*batch"]:
+  """Log-probability of each label, float32 in nats, 0 where it does not count; no gradient.
+
+  Args:
+    outputs: with `logits`, or with `hidden` and `head` when `chunk_size` is given.
+    label: of each position.
+    where: which count.
+    chunk_size: see `token_level`.
+    side: whose outputs they are, for messages.
+  """
+  source, read = _reader(jax.lax.stop_gradient(outputs), chunk_size, side)
+
+  def chosen(part):
+    x, label, where = part
+    logits = read(jnp.where(where[..., None], x, jnp.zeros((), x.dtype))).astype(jnp.float32)
+    own = jnp.take_along_axis(logits, jnp.where(where, label, 0)[..., None], axis=-1)[..., 0]
+    return jnp.where(where, own - jax.nn.logsumexp(logits, axis=-1), 0.0)
+
+  parts = source, label, where
+  return chosen(parts) if chunk_size is None else map_chunks(chosen, parts, where.shape, chunk_size)
 
 
 def _reader(

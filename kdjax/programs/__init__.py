@@ -3,6 +3,7 @@
 from kdjax.programs.base import Program
 from kdjax.programs.bilevel import bilevel
 from kdjax.programs.distill import DistillState, distill
+from kdjax.programs.on_policy import on_policy
 from kdjax.programs.replicate import replicate
 
-__all__ = ["bilevel", "distill"]  # what a config may name
+__all__ = ["bilevel", "distill", "on_policy"]  # what a config may name

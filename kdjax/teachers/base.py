@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from kdjax.models.base import ModelVars
+from kdjax.models.base import Decoding, ModelVars
 
 PyTree = Any
 
@@ -35,6 +35,7 @@ class Teacher(NamedTuple):
     update: `update(state, student variables, *, step) -> state`, after each optimiser step.
     state_axes: `state_axes(student axes) -> axes of the state`.
     anywhere: whether it can be asked about any batch; False for one that has stored what it says.
+    decode: `decode(frozen) -> Decoding` of one that can write text; else None.
   """
 
   apply: Callable[..., Any]
@@ -46,3 +47,4 @@ class Teacher(NamedTuple):
   update: Callable[..., PyTree] = _same
   state_axes: Callable[[ModelVars], PyTree] = _no_state
   anywhere: bool = True
+  decode: Callable[[PyTree], Decoding] | None = None

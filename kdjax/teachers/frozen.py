@@ -48,6 +48,7 @@ def frozen(model: Model, variables: ModelVars, *, dtype: str | None = None) -> T
     num_classes=model.num_classes,
     frozen=variables,
     axes=axes._replace(params=quantized_axes(axes.params, variables.params)),
+    decode=model.decode and (lambda weights: model.decode(jax.lax.stop_gradient(weights))),
   )
 
 

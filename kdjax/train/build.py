@@ -13,6 +13,7 @@ from kdjax import models, objectives, programs
 from kdjax.data.base import DataSet
 from kdjax.data.text import TextData, Vocabulary
 from kdjax.errors import KdjaxError, within
+from kdjax.generation.text import end_ids
 from kdjax.models.base import Model
 from kdjax.objectives.base import Objective
 from kdjax.objectives.combinators import combine
@@ -186,8 +187,12 @@ def build_program(
     programs,
     config["program"],
     "config.program",
-    given=("teacher", "ema_decay", "accumulate", "evaluator"),
+    given=("teacher", "ema_decay", "accumulate", "evaluator", "eos_ids"),
   )
+  if "eos_ids" in inspect.signature(make).parameters and "eos_ids" not in config["program"]:
+    if not isinstance(data, TextData):
+      raise KdjaxError(f"config.program writes text, and the data set {data.name!r} is none")
+    own["eos_ids"] = end_ids(data.tokenizer)
   objective = build_objective(config["objective"], data=data)
   program = make(student, objective, tx, teacher=teacher, evaluator=evaluator_of(data), **own)
   return program, student
