@@ -84,6 +84,7 @@ def remaining_return(
     Gu et al., "MiniLLM", ICLR 2024, equation 5 and "length normalization";
     `_get_advantages_and_returns` of minillm/losses.py.
   """
+  where = jnp.asarray(where)
   rewards = jnp.where(where, rewards.astype(jnp.float32), 0.0)
 
   def later(a, b):
@@ -91,10 +92,12 @@ def remaining_return(
     return a[0] * b[0], b[1] + b[0] * a[1]
 
   factors = jnp.full(rewards.shape, discount, jnp.float32)
-  _, total = jax.lax.associative_scan(later, (factors, rewards), reverse=True, axis=rewards.ndim - 1)
+  _, total = jax.lax.associative_scan(
+    later, (factors, rewards), reverse=True, axis=rewards.ndim - 1
+  )
   if normalize:
-    left = jnp.cumsum(where[..., ::-1], axis=-1)[..., ::-1]
-    total = total / jnp.maximum(left, 1)
+    left = jnp.cumsum(where[..., ::-1].astype(jnp.float32), axis=-1)[..., ::-1]
+    total = total / jnp.maximum(left, 1.0)
   return jnp.where(where, total, 0.0)
 
 
