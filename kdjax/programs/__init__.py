@@ -1,9 +1,10 @@
 """Programs: training procedures as pure (init, step) pairs."""
 
+from kdjax.programs.adaptive_replay import adaptive_replay
 from kdjax.programs.base import Program
 from kdjax.programs.bilevel import bilevel
 from kdjax.programs.distill import DistillState, distill
 from kdjax.programs.on_policy import on_policy
 from kdjax.programs.replicate import replicate
 
-__all__ = ["bilevel", "distill", "on_policy"]  # what a config may name
+__all__ = ["adaptive_replay", "bilevel", "distill", "on_policy"]  # what a config may name

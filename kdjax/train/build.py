@@ -187,9 +187,12 @@ def build_program(
     programs,
     config["program"],
     "config.program",
-    given=("teacher", "ema_decay", "accumulate", "evaluator", "eos_ids"),
+    given=("teacher", "ema_decay", "accumulate", "evaluator", "eos_ids", "total_steps"),
   )
-  if "eos_ids" in inspect.signature(make).parameters and "eos_ids" not in config["program"]:
+  asked = inspect.signature(make).parameters
+  if "total_steps" in asked:
+    own["total_steps"] = config["total_steps"]
+  if "eos_ids" in asked:
     if not isinstance(data, TextData):
       raise KdjaxError(f"config.program writes text, and the data set {data.name!r} is none")
     own["eos_ids"] = end_ids(data.tokenizer)
