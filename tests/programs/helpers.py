@@ -32,15 +32,24 @@ def batch(seed: int = 0, rows: int = 16) -> dict:
 
 def trained(program, batches, *, mesh=None, seed: int = 0):
   """(state, list of metrics) after one step per batch, through the compiled program."""
+  return runner(program, batches[0], mesh=mesh)(batches, seed=seed)
+
+
+def runner(program, batch, *, mesh=None):
+  """`trained` for many lists of batches like this one, compiled once."""
   mesh = make_mesh(data=1) if mesh is None else mesh
-  compiled = compile_program(program, mesh, batches[0])
+  compiled = compile_program(program, mesh, batch)
   frozen = jax.device_put(program.frozen, compiled.frozen_shardings)
-  state = compiled.init(jax.random.key(seed))
-  every = []
-  for one in batches:
-    state, metrics = compiled.step(state, frozen, place(one, compiled.batch_sharding))
-    every.append(jax.device_get(metrics))
-  return state, every
+
+  def run(batches, *, seed: int = 0):
+    state = compiled.init(jax.random.key(seed))
+    every = []
+    for one in batches:
+      state, metrics = compiled.step(state, frozen, place(one, compiled.batch_sharding))
+      every.append(jax.device_get(metrics))
+    return state, every
+
+  return run
 
 
 def sgd(rate: float = 0.1):

@@ -14,7 +14,8 @@ from kdjax.programs import distill, on_policy
 from kdjax.programs.on_policy import as_written
 from kdjax.programs.rollouts import Prompts, beginnings, written_rows
 from kdjax.teachers.base import Teacher
-from tests.programs.helpers import close, sgd, trained
+from kdjax.train.mesh import make_mesh
+from tests.programs.helpers import close, runner, sgd, trained
 
 VOCAB, TIME, PROMPT, ROWS = 17, 10, 4, 4
 STUDENT = models.decoder(num_classes=VOCAB, width=8, depth=1, heads=2, mlp_width=8)
@@ -53,6 +54,12 @@ def program(teacher, **options):
   return on_policy(STUDENT, objective, sgd(), teacher=teacher, prompt_length=PROMPT, **options)
 
 
+@pytest.fixture(scope="module")
+def always(teacher):
+  """A program that writes at every step, compiled."""
+  return runner(program(teacher, fraction=1.0), batch())
+
+
 def test_written_rows_hold_prompt_and_text_and_teach_the_text_alone():
   prompts = Prompts(jnp.array([[5, 6, 7, 8], [5, 6, 0, 0]]), jnp.array([4, 2]), jnp.ones(2, bool))
   written = Generation(
@@ -84,56 +91,60 @@ def test_a_prompt_is_a_question_whole_or_the_first_tokens_of_an_example():
   np.testing.assert_array_equal(prompts.where, [True, True, False, True])
 
 
-def test_a_row_that_is_left_out_teaches_nothing_and_all_of_them_give_loss_zero(teacher, student):
+def test_a_row_that_is_left_out_teaches_nothing_and_all_of_them_give_loss_zero(always):
   rows = batch()
   rows["label"] = np.where(np.arange(TIME) < TIME - 1, -1, rows["label"])
-  _, (metrics,) = trained(program(teacher, fraction=1.0), [rows])
+  _, (metrics,) = always([rows])
   assert metrics["loss"][0] == 0 and metrics["tokens_learnt"][0] == 0
   assert np.isfinite(metrics["grad_norm"][0])
 
 
-def test_a_text_that_ends_at_once_teaches_its_end(teacher):
-  every = tuple(range(VOCAB))
-  _, (metrics,) = trained(program(teacher, fraction=1.0, eos_ids=every), [batch()])
-  total, rows = metrics["tokens_learnt"]
-  assert (total, rows) == (ROWS, ROWS) and metrics["loss"][0] > 0
+def test_a_text_that_ends_at_once_teaches_its_end():
+  prompts = Prompts(jnp.array([[5, 6]]), jnp.array([2]), jnp.ones(1, bool))
+  spoken = jnp.zeros((1, 3))
+  ended = Generation(
+    jnp.array([[2, 0, 0]]), jnp.array([1]), spoken, spoken - 1.0, jnp.ones(1, bool)
+  )
+  rows = written_rows(prompts, ended, 5)
+  np.testing.assert_array_equal(rows["label"], [[-1, 2, -1, -1, -1]])
+  np.testing.assert_array_equal(rows["sample_log_probs"], [[0, -1, 0, 0, 0]])
 
 
-def test_never_on_policy_is_distill_and_always_is_distill_on_what_was_written(teacher):
+def test_never_on_policy_is_distill_and_always_is_distill_on_what_was_written(teacher, always):
   objective = objectives.logit_kd(loss="reverse_kl", chunk_size=4)
   plain = distill(STUDENT, objective, sgd(), teacher=teacher)
   rows = batch()
+  data = jax.tree.map(np.asarray, as_written(rows))
+  compiled = runner(plain, data)
   never, _ = trained(program(teacher, fraction=0.0), [rows] * 2)
-  wanted, _ = trained(plain, [jax.tree.map(np.asarray, as_written(rows))] * 2)
-  close(never, wanted, rtol=1e-6)
+  close(never, compiled([data] * 2)[0], rtol=1e-6)
 
-  always, (metrics,) = trained(program(teacher, fraction=1.0), [rows])
-  start = plain.init(jax.random.key(0), as_written(rows))
+  found, (metrics,) = always([rows])
+  start, _ = compiled([])
   key = jax.random.fold_in(jax.random.wrap_key_data(start.rng), 0)
   _, draws = jax.random.split(jax.random.fold_in(key, 1))
   prompts = beginnings(rows, PROMPT)
-  written = generate(
-    STUDENT,
-    models.ModelVars(start.params, start.model_state),
-    prompts.tokens,
-    prompts.lengths,
-    rng=draws,
-    max_new_tokens=TIME - PROMPT,
-  )
-  own = jax.tree.map(np.asarray, written_rows(prompts, written, TIME))
-  wanted, (plain_metrics,) = trained(plain, [own])
-  close(always.params, wanted.params)
+
+  @jax.jit
+  def write(params):
+    variables = models.ModelVars(params, start.model_state)
+    options = {"rng": draws, "max_new_tokens": TIME - PROMPT}
+    written = generate(STUDENT, variables, prompts.tokens, prompts.lengths, **options)
+    return written_rows(prompts, written, TIME)
+
+  wanted, (plain_metrics,) = compiled([jax.tree.map(np.asarray, write(start.params))])
+  close(found.params, wanted.params)
   np.testing.assert_allclose(metrics["loss"][0], plain_metrics["loss"][0], rtol=1e-5)
   assert metrics["on_policy"] == (1, 1)
 
 
 def test_the_coin_falls_as_often_as_it_should_and_the_same_again(teacher):
-  one = program(teacher, fraction=0.5)
   rows = [batch(seed) for seed in range(40)]
-  state, every = trained(one, rows)
+  run = runner(program(teacher, fraction=0.5), rows[0])
+  state, every = run(rows)
   tosses = [int(m["on_policy"][0]) for m in every]
   assert 10 <= sum(tosses) <= 30
-  again, repeated = trained(one, rows[:20])
+  again, repeated = run(rows[:20])
   assert [int(m["on_policy"][0]) for m in repeated] == tosses[:20]
   assert state.step == 40 and again.step == 20
 
@@ -174,12 +185,9 @@ def test_minillm_and_data_share_a_step(teacher):
   assert np.isfinite(metrics["grad_norm"][0]) and metrics["grad_norm"][0] > 0
 
 
-def test_over_devices_it_writes_and_learns_the_same(teacher):
-  from kdjax.train.mesh import make_mesh
-
-  one = program(teacher, fraction=1.0)
-  alone, _ = trained(one, [batch()])
-  spread, _ = trained(one, [batch()], mesh=make_mesh(data=4))
+def test_over_devices_it_writes_and_learns_the_same(teacher, always):
+  alone, _ = always([batch()])
+  spread, _ = trained(program(teacher, fraction=1.0), [batch()], mesh=make_mesh(data=4))
   close(alone.params, spread.params, rtol=1e-4)
 
 
