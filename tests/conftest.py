@@ -5,15 +5,12 @@ import os
 import shutil
 import tempfile
 
+from tests import xla
+
 # Read by XLA when the backend starts, so it is set before anything imports jax.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-  os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=8"
-    # The suite compiles far more than it computes.
-    + " --xla_backend_optimization_level=0"
-  )
+  os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {xla.flags(devices=8)}"
 
 # Many tests start the same few jobs as processes of their own, and two workers share one machine:
 # what one has compiled the others read. The first process to come here makes the folder.

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from configs import base
+from tests import xla
 
 ROOT = Path(__file__).parents[2]
 SELF = Path(__file__).relative_to(ROOT)
@@ -41,7 +42,7 @@ def tiny(changes=()):
 
 def launch(module, *flags, prefix=()):
   """`PREFIX python -m launch.MODULE FLAGS` from the repository, on one device."""
-  environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+  environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla.flags()}
   return subprocess.run(
     [*prefix, sys.executable, "-m", f"launch.{module}", *map(str, flags)],
     cwd=ROOT,

@@ -11,6 +11,7 @@ import pytest
 
 from kdjax.signals import Cache
 from kdjax.train.job import prepare_teacher
+from tests import xla
 from tests.end_to_end.helpers import ROOT, SELF, launch, tiny
 from tests.end_to_end.test_processes import free_port
 from tests.signals.helpers import files
@@ -32,11 +33,10 @@ def flags(tmp_path_factory):
 
 
 def start(flags, out, devices=1, **environment):
-  xla = f"--xla_force_host_platform_device_count={devices}"
   return subprocess.Popen(
     [sys.executable, "-m", "launch.cache_teacher", *flags, f"--out={out}"],
     cwd=ROOT,
-    env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla} | environment,
+    env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla.flags(devices)} | environment,
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     text=True,

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import xla
+
 ROOT = Path(__file__).parents[2]
 SMALL = {
   "teacher.model.depth": 1,
@@ -25,11 +27,10 @@ SMALL = {
 def start(workdir: Path, devices: int, **environment: str):
   command = [sys.executable, "-m", "launch.train", "--config=configs/digits_kd.py"]
   command += [f"--workdir={workdir}", *(f"--config.{k}={v}" for k, v in SMALL.items())]
-  flags = f"--xla_force_host_platform_device_count={devices}"
   return subprocess.Popen(
     command,
     cwd=ROOT,
-    env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags} | environment,
+    env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla.flags(devices)} | environment,
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     text=True,

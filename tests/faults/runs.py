@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+from tests import xla
+
 ROOT = Path(__file__).parents[2]
 # A run of a few seconds, with a save every 15 steps.
 SMALL = {
@@ -29,7 +31,7 @@ def start(workdir: Path, *, devices: int = 1, log: Path | None = None, **overrid
   command += [f"--workdir={workdir}", *(f"--config.{k}={v}" for k, v in fields.items())]
   environment = os.environ | {
     "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    "XLA_FLAGS": xla.flags(devices),
   }
   output = subprocess.PIPE if log is None else log.open("a")
   return subprocess.Popen(
