@@ -123,6 +123,7 @@ def functional(
       nnx.eval_shape(lambda: build(nnx.Rngs(0))), nnx.Param, ...
     )
 
+  @jax.jit  # op by op, each shape of each weight would be a program of its own
   def init(rng: jax.Array) -> ModelVars:
     _, params, state = split(rng)
     return ModelVars(nnx.to_pure_dict(params), nnx.to_pure_dict(state))
