@@ -21,10 +21,13 @@ def labelled(rows: int = 8, classes: int = CLASSES) -> dict:
 
 
 def applied(objective, student, teacher, batch, *, step=0, variables=None):
-  """(result, variables) of one call with freshly made variables."""
-  if variables is None:
-    variables = objective.init(jax.random.key(0), student, teacher, batch)
-  out = objective.apply(
-    variables, student, teacher, batch, step=jnp.int32(step), rng=jax.random.key(1)
-  )
-  return out, variables
+  """(result, variables) of one call, in one program; the variables are fresh unless given."""
+
+  @jax.jit
+  def run(variables, student, teacher, batch, step):
+    if variables is None:
+      variables = objective.init(jax.random.key(0), student, teacher, batch)
+    out = objective.apply(variables, student, teacher, batch, step=step, rng=jax.random.key(1))
+    return out, variables
+
+  return run(variables, student, teacher, batch, jnp.int32(step))
