@@ -16,7 +16,13 @@ from tests.models.convert.folders import FOLDER
 BASE = pretrained(path=str(FOLDER / "llama"))
 WEIGHTS = BASE.start()
 BATCH = {"tokens": jnp.arange(24).reshape(2, 12)}
-PLAIN = BASE.apply(WEIGHTS, BATCH)[0].logits
+
+
+def logits_of(model, variables):
+  return jax.jit(lambda v: model.apply(v, BATCH)[0].logits)(variables)
+
+
+PLAIN = logits_of(BASE, WEIGHTS)
 
 
 def moved(variables, by=0.05):
@@ -27,13 +33,13 @@ def moved(variables, by=0.05):
 def test_an_adapter_begins_as_its_model_and_merges_into_one(dora):
   model = low_rank(BASE, rank=2, dora=dora)
   start = model.start()
-  np.testing.assert_allclose(model.apply(start, BATCH)[0].logits, PLAIN, atol=1e-5)
+  np.testing.assert_allclose(logits_of(model, start), PLAIN, atol=1e-5)
   after = moved(start)
-  given = model.apply(after, BATCH)[0].logits
+  given = logits_of(model, after)
   assert np.abs(given - PLAIN).max() > 0.1
-  merged = model.merged(after)
+  merged = jax.jit(model.merged)(after)
   assert jax.tree.structure(merged.params) == jax.tree.structure(WEIGHTS.params)
-  np.testing.assert_allclose(BASE.apply(merged, BATCH)[0].logits, given, atol=5e-5)
+  np.testing.assert_allclose(logits_of(BASE, merged), given, atol=5e-5)
 
 
 def test_the_merged_weight_is_base_plus_the_scaled_product():
@@ -54,7 +60,7 @@ def test_only_the_adapters_get_a_gradient_and_all_of_them_do(dora):
     own = variables._replace(params=params, frozen=frozen)
     return (model.apply(own, BATCH)[0].logits ** 2).mean()
 
-  own, base = jax.grad(loss, argnums=(0, 1))(variables.params, variables.frozen)
+  own, base = jax.jit(jax.grad(loss, argnums=(0, 1)))(variables.params, variables.frozen)
   assert len(jax.tree.leaves(own)) == (6 if dora else 4)
   assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(own))
   assert all(np.abs(leaf).max() == 0 for leaf in jax.tree.leaves(base))
@@ -64,6 +70,7 @@ def test_the_gradient_agrees_with_finite_differences():
   model = low_rank(BASE, rank=2, targets=("up",))
   variables = moved(model.start())
 
+  @jax.jit
   def loss(shift):
     up = jax.tree.map(lambda x: x + shift, variables.params)
     out = model.apply(variables._replace(params=up), BATCH)[0].logits
@@ -104,8 +111,9 @@ def test_int8_weights_lie_on_the_mesh_like_the_others():
   plain = shardings(WEIGHTS, BASE.axes(), TEACHER_RULES, mesh)
   assert kernel.values.spec == plain.params["stack"]["blocks"]["mlp"]["up"]["kernel"].spec
   on_mesh = jax.device_put(teacher.frozen, placed)
-  given = jax.jit(lambda f: teacher.apply(f, (), BATCH, taps=frozenset({"logits"})).logits)(on_mesh)
-  alone = teacher.apply(teacher.frozen, (), BATCH, taps=frozenset({"logits"})).logits
+  run = jax.jit(lambda f: teacher.apply(f, (), BATCH, taps=frozenset({"logits"})).logits)
+  given = run(on_mesh)
+  alone = run(teacher.frozen)
   np.testing.assert_allclose(given, alone, atol=1e-4)
 
 

@@ -68,7 +68,9 @@ def test_only_the_taps_asked_for_are_filled(name, made, batch, full):
   out, _ = full[name]
   for tap in TAPS:
     assert (getattr(out, tap) is not None) == (tap in model.taps - {"attention"}), tap
-  alone, _ = model.apply(variables, batch, taps=frozenset({"embedding"}))
+  alone, _ = jax.eval_shape(
+    lambda v: model.apply(v, batch, taps=frozenset({"embedding"})), variables
+  )
   assert [tap for tap in TAPS if getattr(alone, tap) is not None] == ["embedding"]
 
 
@@ -245,7 +247,7 @@ def test_dropout_follows_the_key_of_the_call(name, made, batch, full):
   first, again, other = run(jax.random.key(3)), run(jax.random.key(3)), run(jax.random.key(4))
   np.testing.assert_array_equal(first, again)
   assert np.abs(first - other).max() > 0.01
-  evaluated, _ = model.apply(variables, batch, rng=jax.random.key(3))
+  evaluated, _ = jax.jit(lambda key: model.apply(variables, batch, rng=key))(jax.random.key(3))
   np.testing.assert_allclose(evaluated.logits, full[name][0].logits, atol=1e-5)
   with pytest.raises(KdjaxError, match=r"dropout=0\.5 wants rng="):
     model.apply(variables, batch, train=True)
@@ -255,10 +257,10 @@ def test_dropout_follows_the_key_of_the_call(name, made, batch, full):
 def test_segment_runs_layers_between_hidden_states(name, full):
   out, _ = full[name]
   states = out.hidden_states
-  depth = len(states)
+  depth, segment = len(states), jax.jit(out.segment, static_argnums=(1, 2))
   for a in range(depth):
     for b in range(a, depth):
-      np.testing.assert_allclose(out.segment(states[a], a + 1, b + 1), states[b], atol=1e-5)
+      np.testing.assert_allclose(segment(states[a], a + 1, b + 1), states[b], atol=1e-5)
   with pytest.raises(KdjaxError, match=f"start=1, stop={depth + 1}.*<= {depth}"):
     out.segment(states[0], 1, depth + 1)
   with pytest.raises(KdjaxError, match="start=2, stop=1"):

@@ -1,5 +1,6 @@
 """The reference checkpoints, opened as models."""
 
+import functools
 from pathlib import Path
 
 import jax
@@ -18,8 +19,9 @@ ENCODERS = ["bert", "roberta", "distilbert", "bert_model"]
 SEQ2SEQ = ["t5", "t5_v11", "mu"]
 
 
+@functools.cache
 def opened(name, **options):
-  """(checkpoint, model, variables) of a reference folder."""
+  """(checkpoint, model, variables) of a reference folder, read once."""
   checkpoint = open_checkpoint(FOLDER / name)
   spec = spec_of(checkpoint.config, checkpoint.names)
   make = encoder_decoder if isinstance(spec, Seq2SeqSpec) else language_model

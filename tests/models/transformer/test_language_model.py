@@ -24,26 +24,24 @@ def test_packed_sequences_do_not_see_each_other(name):
   _, model, variables = opened(name)
   tokens = np.asarray(reference(name)[0]["tokens"])
   first, second = tokens[:1, :9], tokens[1:, :12]
-  apart = [
-    model.apply(variables, {"tokens": jnp.asarray(part)}, taps=frozenset({"hidden"}))[0].hidden
-    for part in (first, second)
-  ]
+  run = jax.jit(lambda v, b: model.apply(v, b, taps=frozenset({"hidden"}))[0].hidden)
+  apart = [run(variables, {"tokens": part}) for part in (first, second)]
   packed = np.zeros((1, 24), np.int32)
   segments, positions = np.zeros_like(packed), np.zeros_like(packed)
   packed[0, :9], packed[0, 9:21] = first, second
   segments[0, :9], segments[0, 9:21] = 1, 2
   positions[0, :9], positions[0, 9:21] = np.arange(9), np.arange(12)
   batch = {"tokens": packed, "segment_ids": segments, "positions": positions}
-  out, _ = model.apply(variables, jax.tree.map(jnp.asarray, batch), taps=frozenset({"hidden"}))
-  np.testing.assert_allclose(out.hidden[:, :9], apart[0], atol=2e-5)
-  np.testing.assert_allclose(out.hidden[:, 9:21], apart[1], atol=2e-5)
+  hidden = np.asarray(run(variables, batch))
+  np.testing.assert_allclose(hidden[:, :9], apart[0], atol=2e-5)
+  np.testing.assert_allclose(hidden[:, 9:21], apart[1], atol=2e-5)
 
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_decoding_with_a_cache_is_the_whole_pass(name):
   _, model, variables = opened(name)
   tokens = reference(name)[0]["tokens"]
-  whole = model.apply(variables, {"tokens": tokens})[0].logits
+  whole = jax.jit(lambda v, t: model.apply(v, {"tokens": t})[0].logits)(variables, tokens)
   length = tokens.shape[1]
 
   @jax.jit
@@ -60,7 +58,7 @@ def test_decoding_with_a_cache_is_the_whole_pass(name):
     return jnp.concatenate(logits, axis=1), begin
 
   given, begin = decoded(variables, tokens)
-  np.testing.assert_allclose(given, whole[:, 10:19], atol=5e-5)
+  np.testing.assert_allclose(given, np.asarray(whole)[:, 10:19], atol=5e-5)
   assert begin.tolist() == [11] * len(tokens)
 
 
@@ -68,10 +66,12 @@ def test_decoding_with_a_cache_is_the_whole_pass(name):
 def test_a_segment_goes_from_one_layer_to_another_and_passes_gradients(name):
   _, model, variables = opened(name)
   batch = reference(name)[0]
-  out, _ = model.apply(variables, batch, taps=frozenset({"hidden_states", "segment"}))
-  given = out.segment(out.hidden_states[0], 1, 3)
+  taps = frozenset({"hidden_states", "segment"})
+  out, _ = jax.jit(lambda v, b: model.apply(v, b, taps=taps))(variables, batch)
+  segment = jax.jit(out.segment, static_argnums=(1, 2))
+  given = segment(out.hidden_states[0], 1, 3)
   np.testing.assert_allclose(given, out.hidden_states[2], atol=1e-5)
-  gradient = jax.grad(lambda h: out.segment(h, 1, 3).sum())(out.hidden_states[0])
+  gradient = jax.grad(lambda h: segment(h, 1, 3).sum())(out.hidden_states[0])
   assert np.abs(gradient).max() > 0
 
 
@@ -99,8 +99,10 @@ def test_sharded_over_eight_devices_it_is_the_same():
 def test_recomputing_changes_no_gradient(remat):
   plain, other = language_model(SPEC), language_model(SPEC, remat=remat)
   variables = plain.init(jax.random.key(0))
-  wanted = jax.grad(lambda v: loss_of(plain, v, {"tokens": TOKENS}))(variables)
-  given = jax.grad(lambda v: loss_of(other, v, {"tokens": TOKENS}))(variables)
+  wanted, given = (
+    jax.jit(jax.grad(functools.partial(loss_of, model)))(variables, {"tokens": TOKENS})
+    for model in (plain, other)
+  )
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), given, wanted)
 
 
@@ -118,7 +120,10 @@ def test_bfloat16_computes_in_bfloat16_near_float32():
   model, half = language_model(SPEC), language_model(SPEC, dtype="bfloat16")
   variables = model.init(jax.random.key(0))
   taps = frozenset({"hidden_states", "logits"})
-  wanted, given = (m.apply(variables, {"tokens": TOKENS}, taps=taps)[0] for m in (model, half))
+  wanted, given = (
+    jax.jit(lambda v, m=m: m.apply(v, {"tokens": TOKENS}, taps=taps)[0])(variables)
+    for m in (model, half)
+  )
   assert given.hidden_states.dtype == jnp.bfloat16 and given.logits.dtype == jnp.float32
   scale = float(np.abs(wanted.logits).max())
   assert 0 < np.abs(given.logits - wanted.logits).max() < 0.05 * scale
@@ -164,6 +169,6 @@ def test_dropout_needs_a_key_and_changes_training_alone():
   batch = {"tokens": TOKENS}
   with pytest.raises(KdjaxError, match="wants rng="):
     model.apply(variables, batch, train=True)
-  one = model.apply(variables, batch, train=True, rng=jax.random.key(1))[0].logits
-  other = model.apply(variables, batch, train=True, rng=jax.random.key(2))[0].logits
+  run = jax.jit(lambda key: model.apply(variables, batch, train=True, rng=key)[0].logits)
+  one, other = run(jax.random.key(1)), run(jax.random.key(2))
   assert np.abs(one - other).max() > 1e-3
