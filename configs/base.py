@@ -21,6 +21,10 @@ def get_config() -> ConfigDict:
     "augment": (),
     "threads": 1,
   }
+  # How the shares of domains of text follow the training; "fixed": they stay config.data.weights.
+  config.domain_weights = {"name": "fixed"}
+  # Which training rows of text are learnt from; see kdjax/data/text/choices.py.
+  config.selection = {"name": "everything"}
   config.student = ConfigDict(convert_dict=True)
   config.teacher = {
     "kind": "frozen",  # or "ema": the student's moving average; or "cached": its stored signals
@@ -56,6 +60,8 @@ def get_config() -> ConfigDict:
   }
   # Text that the report shows: continued greedily by teacher and student.
   config.samples = {"prompts": (), "max_new_tokens": 40}
+  # Students and teachers of launch.capacity_gap, as lists of what differs from those above.
+  config.capacity_gap = ConfigDict()
   # What the method is compared with: overrides of this config.
   config.baseline = {"objective": {"name": "cross_entropy"}}
   config.compare = {

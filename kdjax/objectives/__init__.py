@@ -10,6 +10,7 @@ from kdjax.objectives.base import (
   total,
 )
 from kdjax.objectives.combinators import combine, on_layers, scheduled
+from kdjax.objectives.first import first
 from kdjax.objectives.gold import gold
 from kdjax.objectives.logits import cross_entropy, hinton_kd, logit_kd
 from kdjax.objectives.minillm import minillm
@@ -27,6 +28,7 @@ from kdjax.outputs import Outputs
 # What a config may name; the combinators take objectives and are called from code.
 __all__ = [
   "cross_entropy",
+  "first",
   "gold",
   "hinton_kd",
   "logit_kd",

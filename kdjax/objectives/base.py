@@ -82,6 +82,7 @@ class Objective(NamedTuple):
     prepare: `prepare(vars, teacher, batch) -> vars`, folded over one pass of the training data
       (labels as given, no augmentation, teacher in evaluation mode) before the first step; None
       where no such pass is needed.
+    prepare_on: "train", or "validation" for a pass over the rows that are held out.
     across_vocabularies: whether the two sides' logits may be over different vocabularies.
   """
 
@@ -90,6 +91,7 @@ class Objective(NamedTuple):
   init: Callable[..., ObjectiveVars] = _no_vars
   update: Callable[..., PyTree] = _same_state
   prepare: Callable[..., ObjectiveVars] | None = None
+  prepare_on: str = "train"
   across_vocabularies: bool = False
 
   @property

@@ -59,12 +59,19 @@ def combine(terms: Mapping[str, tuple[float, Objective]]) -> Objective:
       every[name] = own if part.prepare is None else part.prepare(own, teacher, batch)
     return _gather(every)
 
+  passes = {part.prepare_on for part in parts.values() if part.prepare}
+  if len(passes) > 1:
+    raise KdjaxError(
+      f"combine: its terms are prepared on the rows {sorted(passes)}; one pass is made, over one of"
+      " them. Give what would be prepared as a number (first: temperature)"
+    )
   return Objective(
     apply=apply,
     taps=_union(part.taps for part in parts.values()),
     init=init,
     update=update,
-    prepare=prepare if any(part.prepare for part in parts.values()) else None,
+    prepare=prepare if passes else None,
+    prepare_on=passes.pop() if passes else "train",
     across_vocabularies=not any(part.pairs_classes for part in parts.values()),
   )
 

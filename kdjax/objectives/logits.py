@@ -113,6 +113,7 @@ def with_labels(
   chunk_size: int | None = None,
   *,
   takes_labels: bool = False,
+  own_signals: bool = False,
 ) -> Objective:
   """`kd_weight` loss + `ce_weight` cross-entropy with labels; the second is left out at weight 0.
 
@@ -126,8 +127,9 @@ def with_labels(
     ce_weight: of the labels.
     chunk_size: see `token_level`.
     takes_labels: whether `loss_fn` reads labels.
+    own_signals: whether `loss_fn` reads both logits and sparse signals.
   """
-  loss_fn = _for_signals(loss_fn)
+  loss_fn = loss_fn if own_signals else _for_signals(loss_fn)
   kd = token_level(loss_fn, chunk_size=chunk_size, labels=takes_labels)
   if not ce_weight:
     return combine({"kd": (kd_weight, kd)})

@@ -24,6 +24,7 @@ class Program(NamedTuple):
     frozen_axes: logical axis names of `frozen`.
     prepare: `prepare(state, frozen, batch) -> state`, folded over one pass of the training data
       before the first step; None where nothing is to be prepared.
+    prepare_on: what that pass is over: "train" or "validation".
     streams: names of the data streams in a batch; all but "train" are nested under their name.
   """
 
@@ -34,4 +35,5 @@ class Program(NamedTuple):
   frozen: PyTree = ()
   frozen_axes: PyTree = ()
   prepare: Callable[..., Any] | None = None
+  prepare_on: str = "train"
   streams: tuple[str, ...] = ("train",)

@@ -196,7 +196,9 @@ def distill(
     ), metrics
 
   def prepare(state: DistillState, frozen, batch):
-    told = teacher.apply(frozen.teacher, state.teacher_state, batch, taps=wanted)
+    # Nothing is stored about rows that are held out: a live teacher is asked.
+    taps = wanted if objective.prepare_on == "train" else objective.taps.teacher
+    told = teacher.apply(frozen.teacher, state.teacher_state, batch, taps=taps)
     own = objective.prepare(
       ObjectiveVars(state.objective_params, state.objective_state), told, batch
     )
@@ -236,6 +238,7 @@ def distill(
     frozen=frozen_parts,
     frozen_axes=Frozen(teacher.axes, student.frozen_axes),
     prepare=None if objective.prepare is None else prepare,
+    prepare_on=objective.prepare_on,
   )
 
 
@@ -257,6 +260,11 @@ def check_pairing(student: Model, teacher: Teacher, objective: Objective) -> Non
         f"config.objective asks for the tap(s) {sorted(missing)} of the {side}, which"
         f" config.{side} cannot give; it gives {sorted(given) or 'nothing'}"
       )
+  if objective.prepare and objective.prepare_on != "train" and not teacher.anywhere:
+    raise KdjaxError(
+      "config.objective is prepared on held-out rows, of which config.teacher.cache holds nothing;"
+      " give config.teacher.checkpoint too, or what would be prepared (first: temperature)"
+    )
   if objective.pairs_classes and student.num_classes != teacher.num_classes:
     raise KdjaxError(
       f"student and teacher have different class counts: config.student has"

@@ -14,6 +14,7 @@ from kdjax.train import report
 from kdjax.train.checkpoint import writable
 from kdjax.train.config import Config, check_config
 from kdjax.train.job import dry_run, prepare_teacher, variant_of
+from kdjax.train.selection import select
 from kdjax.train.stage import Stop, train
 
 VARIANTS = ("baseline", "method")
@@ -75,10 +76,11 @@ def train_seeds(
 ) -> list[float]:
   """The final metric of each seed: side by side in one program, or one after the other."""
   metric = config["eval"]["best_metric"]
+  splits = select(config, folder, teacher, stop=stop)
   if config["compare"]["vectorize"]:
     # The best seed's checkpoint is of no use: only the newest are kept.
     own = config | {"checkpoint": config["checkpoint"] | {"keep_best": 0}}
-    result, _ = train(own, folder, teacher, name=folder.name, stop=stop, seeds=seeds)
+    result, _ = train(own, folder, teacher, name=folder.name, stop=stop, seeds=seeds, splits=splits)
     evaluations = [
       {name.removeprefix(f"seed{i}/"): value for name, value in result.evaluation.items()}
       for i in range(len(seeds))
@@ -91,6 +93,7 @@ def train_seeds(
         teacher,
         name=f"{folder.name} seed {seed}",
         stop=stop,
+        splits=splits,
       )[0].evaluation
       for seed in seeds
     ]

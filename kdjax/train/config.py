@@ -20,6 +20,9 @@ FIELDS: Mapping[str, Any] = {
   "batch_size": int,
   "mesh": {"data": int, "fsdp": int, "tensor": int},
   "data": dict,
+  "domain_weights": dict,
+  "selection": dict,
+  "capacity_gap": dict,
   "student": dict,
   "teacher": {
     "kind": str,
@@ -65,7 +68,16 @@ AT_LEAST = {
   "samples.max_new_tokens": 1,
 }
 # These may change between a run and its resumption.
-NOT_IDENTITY = ("mesh", "checkpoint", "eval", "compare", "baseline", "teacher", "samples")
+NOT_IDENTITY = (
+  "mesh",
+  "checkpoint",
+  "eval",
+  "compare",
+  "baseline",
+  "teacher",
+  "samples",
+  "capacity_gap",
+)
 
 
 def check_config(config: Config) -> None:

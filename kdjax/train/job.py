@@ -28,11 +28,13 @@ from kdjax.train.build import (
 )
 from kdjax.train.checkpoint import fingerprint, writable
 from kdjax.train.config import Config, check_config, identity, merge
+from kdjax.train.domains import follow_domains
 from kdjax.train.loop import RunResult, compile_program
 from kdjax.train.mesh import check_batch, make_mesh, teacher_rules
 from kdjax.train.metrics import curves, read_metrics
 from kdjax.train.pretrained import build_teacher
 from kdjax.train.samples import write_samples
+from kdjax.train.selection import checked, reference_config, select
 from kdjax.train.stage import Stop, train, versions
 from kdjax.train.streams import load_data, open_data, teacher_data
 from kdjax.train.vocabulary import check_vocabularies
@@ -72,7 +74,8 @@ def run_job(config: Config, workdir: Path, *, stop: Stop = lambda: False) -> dic
   for variant, folder in runs:
     row = names[variant]
     run_config = variant_of(config, variant)
-    result, program = train(run_config, folder, teacher, name=row, stop=stop)
+    splits = select(run_config, folder, teacher, stop=stop)
+    result, program = train(run_config, folder, teacher, name=row, stop=stop, splits=splits)
     folders[row] = folder
     own, told = split_metrics(result.evaluation)
     if before := at_start(folder):
@@ -164,6 +167,8 @@ def teacher_config(config: Config, index: int = 0) -> Config:
     "data": teacher_data(own["data"]),
     "seed": own["seed"] + 1000 + index,  # a teacher is not the student's twin
     "program": {"name": "distill"},
+    "domain_weights": {"name": "fixed"},  # they follow a student
+    "selection": {"name": "everything"},  # it may be the teacher's own
   }
 
 
@@ -193,6 +198,10 @@ def dry_run(config: Config, variants: Sequence[str] = ("method",)) -> None:
         raise KdjaxError(
           f"config.eval.best_metric = {name!r} is not evaluated{hint(name, metrics)}"
         )
+      choice = checked(own, load_data(own["data"]))
+      if choice is not None and choice.model is not None:
+        with within("config.selection.train"):
+          trace(reference_config(own, choice), None)
   if trains_teacher(config):
     with within("config.teacher.train"):
       trace(teacher_config(config), None)
@@ -205,7 +214,8 @@ def trace(config: Config, teacher: Teacher | None) -> list[str]:
   check_batch(config["eval"]["batch_size"], mesh, field="config.eval.batch_size")
   data = load_data(config["data"])
   program, _ = build_program(config, data.whole, teacher)
-  read = open_data(config, data, mesh, program.streams)
+  read = open_data(config, data, mesh, program.streams, prepare_on=program.prepare_on)
+  read = follow_domains(config, data, program, read, mesh)
   batch, held_out = jax.eval_shape(
     lambda: jax.tree.map(jnp.asarray, (next(read.stream), next(iter(read.evaluation()))))
   )

@@ -48,12 +48,15 @@ class Data(NamedTuple):
   Attributes:
     stream: training batches of this process's rows.
     evaluation: makes one pass over the evaluation data; padded batches with a `mask`.
-    training_pass: makes one pass over the training data, for programs that prepare.
+    training_pass: makes one pass over what programs prepare on, without augmentation.
+    adapt: `adapt(step, state, frozen)`, called before each batch is read: what the stream hands out
+      may follow the training. Whatever it carries is part of the stream's state. None for nothing.
   """
 
   stream: Stream
   evaluation: Callable[[], Iterable[PyTree]]
   training_pass: Callable[[], Iterable[PyTree]]
+  adapt: Callable[[int, Any, PyTree], None] | None = None
 
 
 class Schedule(NamedTuple):
@@ -129,15 +132,7 @@ def compile_program(
   whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
   reads = (state_sh, frozen_sh, batch_sh)
 
-  def jit(function, **layout):
-    @functools.wraps(function)
-    def traced(*args):
-      # What is written for a single device asks here whether it has one.
-      with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        return function(*args)
-
-    return jax.jit(traced, compiler_options=compiler_options(mesh), **layout)
-
+  jit = functools.partial(jit_on, mesh)
   prepare = None
   if program.prepare is not None:
     prepare = jit(program.prepare, in_shardings=reads, out_shardings=state_sh, donate_argnums=0)
@@ -152,6 +147,18 @@ def compile_program(
     state_shardings=state_sh,
     batch_sharding=batch_sh,
   )
+
+
+def jit_on(mesh: Mesh, function: Callable, **layout) -> Callable:
+  """`jax.jit` for the devices of a mesh; `layout` holds its shardings and donations."""
+
+  @functools.wraps(function)
+  def traced(*args):
+    # What is written for a single device asks here whether it has one.
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+      return function(*args)
+
+  return jax.jit(traced, compiler_options=compiler_options(mesh), **layout)
 
 
 def evaluate(compiled: Compiled, state: Any, batches: Iterable[PyTree]) -> dict[str, Any]:
@@ -240,6 +247,8 @@ def run(
   with _progress(schedule, step, name) as bar:
     window = _Window(schedule, log, bar, batch_shape, restored and restored.meta["window"])
     while step < schedule.total_steps:
+      if data.adapt is not None:
+        data.adapt(step, state, compiled.frozen)
       batch = place(next(data.stream), compiled.batch_sharding)
       if step == first_step:
         compile_ahead(compiled.step, state, compiled.frozen, batch)

@@ -20,9 +20,10 @@ from kdjax.teachers import Teacher
 from kdjax.train.build import build_program
 from kdjax.train.checkpoint import FOLDER, Checkpoints, fingerprint
 from kdjax.train.config import Config, differences, identity
+from kdjax.train.domains import follow_domains
 from kdjax.train.loop import Interrupted, RunResult, Schedule, run
 from kdjax.train.mesh import STUDENT_RULES, make_mesh, shardings, teacher_rules
-from kdjax.train.streams import load_data, open_data
+from kdjax.train.streams import Splits, load_data, open_data
 
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "kdjax")
 LOG = logging.getLogger("kdjax")
@@ -37,6 +38,7 @@ def train(
   name: str,
   stop: Stop = lambda: False,
   seeds: Sequence[int] | None = None,
+  splits: Splits | None = None,
 ) -> tuple[RunResult, Program]:
   """One run of one program, resumed where an earlier start left off.
 
@@ -47,6 +49,7 @@ def train(
     name: on the progress bar.
     stop: see `run_job`.
     seeds: run these side by side in one program instead of `config.seed`.
+    splits: what of the data to read; all that `config.data` gives where None.
 
   Returns:
     (result, program).
@@ -54,7 +57,7 @@ def train(
   if stop():
     raise Interrupted(f"did not begin {name}")
   mesh = make_mesh(**config["mesh"])
-  data = load_data(config["data"])
+  data = splits or load_data(config["data"])
   program, student = build_program(config, data.whole, teacher)
   weights = None
   if student.frozen:  # under adapters: read on every start, since no checkpoint holds it
@@ -94,10 +97,12 @@ def train(
         " config to go on with it, or another --workdir to start anew"
       )
 
+  read = open_data(config, data, mesh, program.streams, seeds=seeds, prepare_on=program.prepare_on)
+  read = follow_domains(config, data, program, read, mesh, seeds=seeds)
   try:
     result = run(
       program,
-      open_data(config, data, mesh, program.streams, seeds=seeds),
+      read,
       mesh,
       Schedule(
         total_steps=config["total_steps"],

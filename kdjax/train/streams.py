@@ -89,7 +89,11 @@ def _load(spec: str) -> Splits:
 
 def teacher_data(spec: Mapping[str, Any]) -> dict[str, Any]:
   """`config.data` for a run of the teacher alone: in its own tokens, where it has some."""
-  own = {name: value for name, value in spec.items() if not name.startswith("teacher_")}
+  own = {
+    name: value
+    for name, value in spec.items()
+    if not name.startswith("teacher_") and name != "warped"
+  }
   if not spec.get("teacher_tokenizer"):
     return own
   length = spec.get("teacher_sequence_length") or spec["sequence_length"]
@@ -97,23 +101,27 @@ def teacher_data(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Together:
-  """Several streams read in step, their rows interleaved: one stream per seed of one program."""
+  """Several streams read in step, their rows interleaved: one stream per seed of one program.
+
+  Attributes:
+    streams: of each seed.
+  """
 
   def __init__(self, streams: Sequence[Any]):
-    self._streams = streams
+    self.streams = streams
 
   def __next__(self):
-    return interleave([next(stream) for stream in self._streams])
+    return interleave([next(stream) for stream in self.streams])
 
   def set_weights(self, weights: Mapping[str, float]) -> None:
-    for stream in self._streams:
+    for stream in self.streams:
       stream.set_weights(weights)
 
   def get_state(self):
-    return [stream.get_state() for stream in self._streams]
+    return [stream.get_state() for stream in self.streams]
 
   def set_state(self, state):
-    for stream, own in zip(self._streams, state, strict=True):
+    for stream, own in zip(self.streams, state, strict=True):
       stream.set_state(own)
 
 
@@ -139,6 +147,7 @@ def open_data(
   streams: Sequence[str],
   *,
   seeds: Sequence[int] | None = None,
+  prepare_on: str = "train",
 ) -> Data:
   """The training stream and evaluation passes of one run, this process's rows only.
 
@@ -148,14 +157,16 @@ def open_data(
     mesh: decides which rows are this process's.
     streams: what the program wants, ("train",) or ("train", "validation").
     seeds: a stream per seed, interleaved, instead of `config.seed`.
+    prepare_on: "train" or "validation": what `training_pass` is over.
 
   Raises:
-    KdjaxError: a validation stream without `config.data.validation_fraction`.
+    KdjaxError: validation rows are wanted without `config.data.validation_fraction`.
   """
   spec, batch_size = config["data"], config["batch_size"]
-  if "validation" in streams and splits.validation is None:
+  if "validation" in (*streams, prepare_on) and splits.validation is None:
+    field = "config.program" if "validation" in streams else "config.objective"
     raise KdjaxError(
-      "config.program needs a validation split: set config.data.validation_fraction, such as 0.1"
+      f"{field} needs a validation split: set config.data.validation_fraction, such as 0.1"
     )
   index, count = data_shard(batch_sharding(mesh), batch_size)
   change, versions, train = augmentation(spec["augment"]), 1, splits.train
@@ -184,5 +195,5 @@ def open_data(
   return Data(
     stream=stream(config["seed"]) if seeds is None else Together([stream(s) for s in seeds]),
     evaluation=evaluation_passes(splits.whole.test, size, mesh),
-    training_pass=evaluation_passes(splits.train, size, mesh),
+    training_pass=evaluation_passes(getattr(splits, prepare_on), size, mesh),
   )

@@ -18,6 +18,8 @@ import numpy as np
 
 from kdjax.errors import KdjaxError
 
+__all__ = ["ddk", "fixed"]  # what a config may name
+
 Perplexities = Mapping[str, float]
 
 
@@ -65,6 +67,10 @@ def domain_discrepancy(student: Perplexities, teacher: Perplexities) -> dict[str
     {'web': 0.269, 'code': 0.731}
   """
   return _shares(teacher, _ratios(student, teacher))
+
+
+def fixed() -> None:
+  """No rule: the weights stay what they were."""
 
 
 def ddk(*, smoothing: float = 0.5) -> DomainWeights:

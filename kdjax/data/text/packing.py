@@ -120,6 +120,24 @@ class PackedRows:
     shape = (len(positions), self.sequence_length)
     return Layout(counts, example, nth, lengths, read, within, domain, place, shape)
 
+  def take(self, positions: np.ndarray) -> PackedRows:
+    """Some of the rows, as a source of their own.
+
+    Args:
+      positions: int64, strictly increasing.
+
+    Raises:
+      KdjaxError: a mixture that reads a domain of which no row is left.
+    """
+    plan = self.plan.take(positions)
+    if self.mixture is None:
+      return dataclasses.replace(self, plan=plan)
+    counts = np.bincount(plan.domain, minlength=len(self.domains)).tolist()
+    for name, count, weight in zip(self.domains, counts, self.mixture.weights, strict=True):
+      if weight and not count:
+        raise KdjaxError(f"no row of the domain {name} is left, but its weight is {weight}")
+    return dataclasses.replace(self, plan=plan, mixture=self.mixture._replace(rows=tuple(counts)))
+
   def spans(self, position: int) -> list[Span]:
     """The examples of a row, in order, keyed by a hash of their input tokens."""
     tokens = self.texts[self.plan.domain[position]].tokens

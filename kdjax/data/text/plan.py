@@ -25,6 +25,13 @@ class Plan(NamedTuple):
   first: np.ndarray
   domain: np.ndarray
 
+  def take(self, rows: np.ndarray) -> Plan:
+    """The plan of some rows, given by their places in ascending order."""
+    counts = np.diff(self.first)[rows]
+    first = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    places = np.arange(first[-1]) + np.repeat(self.first[rows] - first[:-1], counts)
+    return Plan(Examples(*(array[places] for array in self.examples)), first, self.domain[rows])
+
 
 def plan_packed(
   parts: list[Examples], room: int, seed: int, sizes: list[np.ndarray] | None = None
