@@ -13,6 +13,7 @@ from kdjax.objectives.combinators import combine, on_layers, scheduled
 from kdjax.objectives.first import first
 from kdjax.objectives.gold import gold
 from kdjax.objectives.logits import cross_entropy, hinton_kd, logit_kd
+from kdjax.objectives.match_distribution import match_distribution
 from kdjax.objectives.minillm import minillm
 from kdjax.objectives.minilm import minilm
 from kdjax.objectives.multi_granularity import multi_granularity
@@ -32,6 +33,7 @@ __all__ = [
   "gold",
   "hinton_kd",
   "logit_kd",
+  "match_distribution",
   "minillm",
   "minilm",
   "multi_granularity",

@@ -17,6 +17,7 @@ from kdjax.data.text.plan import Plan, plan_concatenated, plan_packed, plan_sing
 from kdjax.data.text.python_library import python_library
 from kdjax.data.text.split import Chosen, distinct_documents, learnable_documents, split
 from kdjax.data.text.tokenized import Tokenized, tokenize
+from kdjax.data.text.warping import spelled
 from kdjax.data.tokenizers import fingerprint, load_tokenizer, shared_tokens, vocab_size
 from kdjax.errors import KdjaxError, within
 from kdjax.resolve import check_type, hint
@@ -90,6 +91,7 @@ def text(
   sequence_length: int,
   teacher_tokenizer: str = "",
   teacher_sequence_length: int | None = None,
+  warped: bool = False,
   sources: Mapping[str, Mapping] | None = None,
   weights: Mapping[str, float] | None = None,
   test_fraction: float = 0.05,
@@ -111,6 +113,8 @@ def text(
     teacher_tokenizer: another one, in whose tokens rows hold the same text for the teacher; see
       `kdjax.data.text.paired`. Not for chats, which each tokenizer writes out in its own way.
     teacher_sequence_length: positions of the teacher's rows; None for as many.
+    warped: with a teacher's tokenizer, rows also say at which of the teacher's steps the same token
+      is told; see `kdjax.data.text.warping`.
     sources: domain to source, a mapping with `kind` and the fields of that kind: "folder" (path,
       glob), "jsonl" (path, field; a record may have `spans`, a list of {text, weight}, instead),
       "parquet" (path, field), "chat" (path, field; only the assistant's answers are learnt, and
@@ -205,6 +209,8 @@ def text(
         f"no example of {name} documents fits {sequence_length} tokens of tokenizer and"
         f" {own['sequence_length']} of teacher_tokenizer; raise both"
       )
+  if warped:
+    rows = {name: _warped(each, loaded, teacher) for name, each in rows.items()}
   if shares is not None:
     rows["train"] = _mixed(rows["train"], shares)
   return TextData(
@@ -248,6 +254,18 @@ def _check_paired(documents: Mapping[str, Documents], pack: str) -> None:
       "pack = 'concat' does not go with teacher_tokenizer, whose rows are full elsewhere; use"
       " 'pack'"
     )
+
+
+def _warped(
+  rows: PackedRows | PairedRows, tokenizer: PreTrainedTokenizerFast, teacher: Vocabulary | None
+) -> PairedRows:
+  if teacher is None:
+    raise KdjaxError("warped = True aligns two tokenizers; give teacher_tokenizer")
+  pieces = tuple(
+    tuple(spelled(token or "") for token in each.convert_ids_to_tokens(range(vocab_size(each))))
+    for each in (tokenizer, teacher.tokenizer)
+  )
+  return dataclasses.replace(rows, pieces=pieces)
 
 
 def _mixed(rows: PackedRows | PairedRows, shares: tuple[float, ...]) -> PackedRows | PairedRows:

@@ -16,6 +16,7 @@ from kdjax.data.text.packing import PackedRows, before_in_row, runs
 from kdjax.data.text.plan import Plan, plan_packed, plan_single
 from kdjax.data.text.split import Chosen
 from kdjax.data.text.tokenized import Tokenized
+from kdjax.data.text.warping import one_to_one
 from kdjax.errors import KdjaxError
 
 LOG = logging.getLogger("kdjax")
@@ -78,6 +79,9 @@ class PairedRows:
     student_groups: for each domain, the group of each token in its example, -1 for none.
     teacher_groups: the same of the teacher's tokens.
     groups: how many each example has.
+    pieces: how each side's tokens are spelled, by id; with them rows have `teacher_place` int32
+      [T], the teacher's position whose label is the student's, step for step (see `warping`); -1
+      for none. It is worked out when rows are read.
   """
 
   student: PackedRows
@@ -85,6 +89,7 @@ class PairedRows:
   student_groups: tuple[np.ndarray, ...]
   teacher_groups: tuple[np.ndarray, ...]
   groups: np.ndarray
+  pieces: tuple[tuple[str, ...], tuple[str, ...]] | None = None
 
   @property
   def labels(self) -> np.ndarray:
@@ -106,7 +111,28 @@ class PairedRows:
     batch |= {PREFIX + key: told[key] for key in TEACHER_KEYS}
     batch["group_ids"] = self._groups(self.student, self.student_groups, positions)
     batch[PREFIX + "group_ids"] = self._groups(self.teacher, self.teacher_groups, positions)
+    if self.pieces is not None:
+      batch[PREFIX + "place"] = self._places(positions)
     return batch
+
+  def _places(self, positions: np.ndarray) -> np.ndarray:
+    layouts = [rows.layout(positions) for rows in (self.student, self.teacher)]
+    spelled, at = [], []
+    for rows, layout, pieces in zip(
+      (self.student, self.teacher), layouts, self.pieces, strict=True
+    ):
+      labels = np.empty(len(layout.read), np.int64)
+      for domain in np.unique(layout.domain):
+        own = layout.domain == domain
+        labels[own] = rows.texts[domain].tokens[layout.read[own] + 1]
+      cuts = np.cumsum(layout.lengths)[:-1]
+      spelled.append([[pieces[i] for i in each] for each in np.split(labels, cuts)])
+      at.append(np.split(layout.place % rows.sequence_length, cuts))
+    places = []
+    for student, teacher, theirs in zip(*spelled, at[1], strict=True):
+      found = one_to_one(teacher, student)
+      places.append(np.where(found < 0, -1, theirs[found]))
+    return layouts[0].rows(np.concatenate(places).astype(np.int32), -1)
 
   def _groups(
     self, rows: PackedRows, groups: tuple[np.ndarray, ...], positions: np.ndarray
