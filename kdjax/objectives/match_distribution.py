@@ -106,9 +106,9 @@ def aligned_targets(
   """
   ids = table[told.ids]
   kept = (ids >= 0) & same[..., None]
-  first = jnp.arange(ids.shape[-1]) == 0
-  alone = ~kept.any(-1, keepdims=True)
+  first = jnp.broadcast_to(jnp.arange(ids.shape[-1]) == 0, ids.shape)
+  alone = first & ~kept.any(-1, keepdims=True)
   log_probs = jnp.where(kept, told.log_probs.astype(jnp.float32), -jnp.inf)
-  log_probs = jnp.where(alone & first, 0.0, log_probs)
-  ids = jnp.where(alone & first, labels[..., None], jnp.where(kept, ids, 0))
+  log_probs = jnp.where(alone, 0.0, log_probs)
+  ids = jnp.where(alone, labels[..., None], jnp.where(kept, ids, 0))
   return TopK(ids, log_probs, vocab=vocab, temperature=told.temperature)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import xla
+from tests.end_to_end.text import text_folder
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
@@ -24,9 +25,11 @@ SMALL = {
 }
 
 
-def start(workdir: Path, devices: int, **environment: str):
-  command = [sys.executable, "-m", "launch.train", "--config=configs/digits_kd.py"]
-  command += [f"--workdir={workdir}", *(f"--config.{k}={v}" for k, v in SMALL.items())]
+def start(
+  workdir: Path, devices: int, config="configs/digits_kd.py", changes=SMALL, **environment: str
+):
+  command = [sys.executable, "-m", "launch.train", f"--config={config}"]
+  command += [f"--workdir={workdir}", *(f"--config.{k}={v}" for k, v in changes.items())]
   return subprocess.Popen(
     command,
     cwd=ROOT,
@@ -35,6 +38,11 @@ def start(workdir: Path, devices: int, **environment: str):
     stderr=subprocess.STDOUT,
     text=True,
   )
+
+
+@pytest.fixture
+def text(tmp_path_factory):
+  yield from text_folder(tmp_path_factory)
 
 
 def free_port() -> int:
@@ -57,6 +65,44 @@ def test_two_processes_give_what_one_gives(tmp_path):
     for name in ("nll", "brier"):
       # Sums over processes are taken in another order: equal to rounding.
       assert two["results"][row][name] == pytest.approx(one["results"][row][name], rel=1e-3)
+
+
+DOMAINS = """
+import ml_collections
+from pathlib import Path
+from tests.end_to_end.text import config_of
+
+def get_config():
+  return ml_collections.ConfigDict(config_of(
+    Path({folder!r}), mesh__data=2, total_steps=9, data__validation_fraction=0.2,
+    data__weights={{"counts": 0.9, "letters": 0.1}},
+    domain_weights={{"name": "ddk", "every": 3, "rows": 4}},
+    teacher__train={{"total_steps": 4, "objective": {{"name": "cross_entropy"}}}},
+  ))
+"""
+
+
+def test_two_processes_follow_the_domains_as_one_does(tmp_path, text):
+  config = tmp_path / "domains.py"
+  config.write_text(DOMAINS.format(folder=str(text)))
+  own = {"config": str(config), "changes": {}}
+  cluster = {"JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}", "JAX_NUM_PROCESSES": "2"}
+  pair = [start(tmp_path / "two", 1, JAX_PROCESS_ID=str(i), **own, **cluster) for i in range(2)]
+  said = [process.communicate(timeout=300)[0] for process in pair]
+  assert [process.returncode for process in pair] == [0, 0], said
+  alone = start(tmp_path / "one", devices=2, **own)
+  assert alone.wait(timeout=300) == 0, alone.stdout.read()
+  results, weights = [], []
+  for name in ("one", "two"):
+    meta = tmp_path / name / "checkpoints" / "9" / "meta" / "metadata"
+    weights.append(json.loads(meta.read_text())["data"]["stream"]["weights"])
+    report = json.loads((tmp_path / name / "report.json").read_text())
+    results.append(report["results"]["student_distilled"]["nll"])
+  assert [start for start, _ in weights[0]] == [0, 24, 48]
+  for (_, one), (_, two) in zip(*weights, strict=True):
+    assert two == pytest.approx(one, rel=1e-3)
+  # Hosts with mixtures of their own would have made batches of other rows.
+  assert results[1] == pytest.approx(results[0], rel=1e-3)
 
 
 def test_half_a_cluster_is_told(tmp_path):

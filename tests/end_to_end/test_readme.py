@@ -23,7 +23,9 @@ def test_every_method_of_the_table_has_its_config():
   rows = re.findall(r"^\| `(\w+)` \|.*?`configs/(\w+)\.py`", README, re.MULTILINE)
   assert len(rows) >= 6
   for name, config in rows:
-    assert name in objectives.__all__ and (ROOT / "configs" / f"{config}.py").exists()
+    # A method that is none of the objectives has a config of its own name.
+    assert name in objectives.__all__ or name == config
+    assert (ROOT / "configs" / f"{config}.py").exists()
 
 
 def test_commands_of_the_readme_exist():
