@@ -50,6 +50,8 @@ def get_config() -> ConfigDict:
     "clip_norm": 1.0,
     "accumulate": 1,
   }
+  # Several runs one after another, each {"name": ..., overrides}; see kdjax/train/stages.py.
+  config.stages = None
   config.checkpoint = {"every": 200, "keep_last": 2, "keep_best": 1}
   config.eval = {
     "every": 200,

@@ -1,7 +1,7 @@
 """Programs: training procedures as pure (init, step) pairs."""
 
 from kdjax.programs.adaptive_replay import adaptive_replay
-from kdjax.programs.base import Program
+from kdjax.programs.base import Program, Start
 from kdjax.programs.bilevel import bilevel
 from kdjax.programs.distill import DistillState, distill
 from kdjax.programs.on_policy import on_policy

@@ -8,6 +8,20 @@ from typing import Any, NamedTuple
 PyTree = Any
 
 
+class Start(NamedTuple):
+  """What a run begins with in place of random arrays; parts of it that are left out are random.
+
+  Attributes:
+    params: of the student, all or some.
+    model_state: of the student, all or some.
+    objective_params: those with the path, shape and dtype of the objective's own are taken.
+  """
+
+  params: PyTree
+  model_state: PyTree
+  objective_params: PyTree = ()
+
+
 class Program(NamedTuple):
   """A training procedure as pure functions on one state pytree.
 
@@ -15,8 +29,8 @@ class Program(NamedTuple):
   `model_state`, and whatever else the procedure carries. Each field is one item of a checkpoint.
 
   Attributes:
-    init: `init(rng, batch, start=None) -> state`; of the batch only shapes are read. `start` is
-      (params, model_state) to begin with instead of random ones, or those of them that are given.
+    init: `init(rng, batch, start=None) -> state`; of the batch only shapes are read. `start` is a
+      `Start`.
     step: `step(state, frozen, batch) -> (state, metrics)`, metrics as (sum, count) pairs.
     evaluate: `evaluate(state, frozen, batch) -> metrics`, as (sum, count) pairs.
     axes: `axes(abstract state) -> state` with a `PartitionSpec` of logical axis names per leaf.

@@ -14,7 +14,7 @@ from kdjax.models.base import Model, ModelVars, overlay
 from kdjax.objectives import base
 from kdjax.objectives.base import Objective, ObjectiveVars
 from kdjax.outputs import Outputs
-from kdjax.programs.base import Program
+from kdjax.programs.base import Program, Start
 from kdjax.programs.evaluators import Evaluator, classifier
 from kdjax.teachers.base import Teacher
 from kdjax.teachers.ema import average
@@ -100,14 +100,17 @@ def distill(
   frozen_parts = Frozen(teacher.frozen, student.frozen)
   wanted = teacher_taps(objective, teacher)
 
-  def init(rng, batch, start=None) -> DistillState:
+  def init(rng, batch, start: Start | None = None) -> DistillState:
     student_rng, objective_rng, step_rng = jax.random.split(rng, 3)
     variables = student.init(student_rng)
     if start is not None:
-      variables = overlay(ModelVars(variables.params, variables.state), ModelVars(*start))
+      given = ModelVars(start.params, start.model_state)
+      variables = overlay(ModelVars(variables.params, variables.state), given)
     teacher_state = teacher.init(variables)
     outputs = output_shapes(student, teacher, objective, variables, teacher_state, batch)
     own = objective.init(objective_rng, *outputs, batch)
+    if start is not None:
+      own = own._replace(params=carried(own.params, start.objective_params))
     trained = {"student": variables.params, "objective": own.params}
     return DistillState(
       step=jnp.int32(0),
@@ -240,6 +243,18 @@ def distill(
     prepare=None if objective.prepare is None else prepare,
     prepare_on=objective.prepare_on,
   )
+
+
+def carried(own: PyTree, given: PyTree) -> PyTree:
+  """`own`, with the arrays of `given` that have the same path, shape and dtype in their place."""
+  found = dict(jax.tree_util.tree_leaves_with_path(given))
+
+  def one(path, leaf):
+    other = found.get(path, leaf)
+    same = other.shape == leaf.shape and other.dtype == leaf.dtype
+    return other if same else leaf
+
+  return jax.tree_util.tree_map_with_path(one, own)
 
 
 def teacher_taps(objective: Objective, teacher: Teacher) -> frozenset[str]:

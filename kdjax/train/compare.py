@@ -16,6 +16,7 @@ from kdjax.train.config import Config, check_config
 from kdjax.train.job import dry_run, prepare_teacher, variant_of
 from kdjax.train.selection import select
 from kdjax.train.stage import Stop, train
+from kdjax.train.stages import stages_of, train_stages
 
 VARIANTS = ("baseline", "method")
 
@@ -60,7 +61,7 @@ def run_compare(
     "title": config["compare"]["title"],
     "names": config["compare"]["names"],
     "seed_numbers": numbers,
-    "total_steps": config["total_steps"],
+    "total_steps": sum(stage.config["total_steps"] for stage in stages_of(config)),
     "teacher": {row: own.get(metric) for row, own in results.items()},
     "variants": values,
     **paired_comparison(values["baseline"], values["method"]),
@@ -74,10 +75,14 @@ def run_compare(
 def train_seeds(
   config: Config, folder: Path, teacher: Teacher | None, seeds: list[int], stop: Stop
 ) -> list[float]:
-  """The final metric of each seed: side by side in one program, or one after the other."""
+  """The final metric of each seed: side by side in one program, or one after the other.
+
+  Seeds of a method of stages run one after the other.
+  """
   metric = config["eval"]["best_metric"]
-  splits = select(config, folder, teacher, stop=stop)
-  if config["compare"]["vectorize"]:
+  single = config["stages"] is None
+  splits = select(config, folder, teacher, stop=stop) if single else None
+  if config["compare"]["vectorize"] and single:
     # The best seed's checkpoint is of no use: only the newest are kept.
     own = config | {"checkpoint": config["checkpoint"] | {"keep_best": 0}}
     result, _ = train(own, folder, teacher, name=folder.name, stop=stop, seeds=seeds, splits=splits)
@@ -87,7 +92,7 @@ def train_seeds(
     ]
   else:
     evaluations = [
-      train(
+      train_stages(
         config | {"seed": seed},
         folder / f"seed{seed}",
         teacher,

@@ -39,6 +39,7 @@ FIELDS: Mapping[str, Any] = {
   "program": dict,
   "optimizer": dict,
   "checkpoint": {"every": int, "keep_last": int, "keep_best": int},
+  "stages": None,  # checked in kdjax/train/stages.py
   "eval": {
     "every": int,
     "batch_size": int,
@@ -77,6 +78,7 @@ NOT_IDENTITY = (
   "teacher",
   "samples",
   "capacity_gap",
+  "stages",
 )
 
 

@@ -15,7 +15,6 @@ import numpy as np
 from kdjax.errors import KdjaxError, within, writing
 from kdjax.evaluation.classification import finalize
 from kdjax.models.base import Model, ModelVars
-from kdjax.programs.base import Program
 from kdjax.resolve import hint
 from kdjax.teachers import Teacher
 from kdjax.train import report
@@ -29,13 +28,14 @@ from kdjax.train.build import (
 from kdjax.train.checkpoint import fingerprint, writable
 from kdjax.train.config import Config, check_config, identity, merge
 from kdjax.train.domains import follow_domains
-from kdjax.train.loop import RunResult, compile_program
+from kdjax.train.loop import compile_program
 from kdjax.train.mesh import check_batch, make_mesh, teacher_rules
 from kdjax.train.metrics import curves, read_metrics
-from kdjax.train.pretrained import build_teacher
+from kdjax.train.pretrained import build_teacher, trains_teacher
 from kdjax.train.samples import write_samples
-from kdjax.train.selection import checked, reference_config, select
-from kdjax.train.stage import Stop, train, versions
+from kdjax.train.selection import checked, reference_config
+from kdjax.train.stage import Stop, train, trained, versions
+from kdjax.train.stages import check_handover, stages_of, train_stages
 from kdjax.train.streams import load_data, open_data, teacher_data
 from kdjax.train.vocabulary import check_vocabularies
 
@@ -45,7 +45,7 @@ def run_job(config: Config, workdir: Path, *, stop: Stop = lambda: False) -> dic
 
   The teacher is trained once into WORKDIR/teacher (or loaded from `config.teacher.checkpoint`), the
   config's baseline into WORKDIR/<its name> when `config.compare.train_baseline` is set, and the
-  method into WORKDIR itself.
+  method into WORKDIR itself (of `config.stages` the last; the others into WORKDIR/<stage>).
 
   Args:
     config: a plain mapping (see `configs/base.py`).
@@ -74,8 +74,7 @@ def run_job(config: Config, workdir: Path, *, stop: Stop = lambda: False) -> dic
   for variant, folder in runs:
     row = names[variant]
     run_config = variant_of(config, variant)
-    splits = select(run_config, folder, teacher, stop=stop)
-    result, program = train(run_config, folder, teacher, name=row, stop=stop, splits=splits)
+    result, program = train_stages(run_config, folder, teacher, name=row, stop=stop)
     folders[row] = folder
     own, told = split_metrics(result.evaluation)
     if before := at_start(folder):
@@ -83,7 +82,7 @@ def run_job(config: Config, workdir: Path, *, stop: Stop = lambda: False) -> dic
     results[row] = own
     if is_text(data):
       writers[row] = (
-        build_model(run_config["student"], data, "config.student"),
+        build_model(stages_of(run_config)[-1].config["student"], data, "config.student"),
         trained(result, program),
         data.tokenizer,
       )
@@ -112,7 +111,7 @@ def run_job(config: Config, workdir: Path, *, stop: Stop = lambda: False) -> dic
     "seconds": round(time.time() - started, 2),
     "device": _device(),
     "versions": versions(),
-    "config": identity(config) | {"teacher": config["teacher"]},
+    "config": identity(config) | {name: config[name] for name in ("teacher", "stages")},
   }
   if jax.process_index() == 0:
     with writing(workdir / "report.html"):
@@ -127,13 +126,6 @@ def run_job(config: Config, workdir: Path, *, stop: Stop = lambda: False) -> dic
         samples=samples,
       )
   return {"results": results, **info} | ({"samples": samples} if samples else {})
-
-
-def trained(result: RunResult, program: Program) -> ModelVars:
-  """The student's weights after a run: their moving average where there is one."""
-  state = result.state
-  params = state.ema if jax.tree.leaves(state.ema) else state.params
-  return ModelVars(params, state.model_state, program.frozen.student)
 
 
 def writing_teacher(config: Config, teacher: Teacher, data: Any) -> tuple[Model, ModelVars] | None:
@@ -187,24 +179,30 @@ def dry_run(config: Config, variants: Sequence[str] = ("method",)) -> None:
     with within("config.baseline") if variant == "baseline" else contextlib.nullcontext():
       own = variant_of(config, variant)
       check_config(own)
-      teacher = None
-      if own["teacher"]:
-        data = load_data(own["data"]).whole
-        check_vocabularies(own, data, build_objective(own["objective"], data=data))
-        teacher = build_teacher(own, data, abstract=True)
-      metrics = trace(own, teacher)
-      if own["eval"]["best_metric"] not in metrics:
-        name = own["eval"]["best_metric"]
-        raise KdjaxError(
-          f"config.eval.best_metric = {name!r} is not evaluated{hint(name, metrics)}"
-        )
-      choice = checked(own, load_data(own["data"]))
-      if choice is not None and choice.model is not None:
-        with within("config.selection.train"):
-          trace(reference_config(own, choice), None)
+      stages = stages_of(own)
+      for index, stage in enumerate(stages):
+        with within(f"config.stages[{index}]") if stage.name else contextlib.nullcontext():
+          dry_stage(stage.config)
+      check_handover(stages)
   if trains_teacher(config):
     with within("config.teacher.train"):
       trace(teacher_config(config), None)
+
+
+def dry_stage(config: Config) -> None:
+  """The same for one run, whose teacher is not read but known by its shapes."""
+  teacher = None
+  if config["teacher"]:
+    data = load_data(config["data"]).whole
+    check_vocabularies(config, data, build_objective(config["objective"], data=data))
+    teacher = build_teacher(config, data, abstract=True)
+  metrics, name = trace(config, teacher), config["eval"]["best_metric"]
+  if name not in metrics:
+    raise KdjaxError(f"config.eval.best_metric = {name!r} is not evaluated{hint(name, metrics)}")
+  choice = checked(config, load_data(config["data"]))
+  if choice is not None and choice.model is not None:
+    with within("config.selection.train"):
+      trace(reference_config(config, choice), None)
 
 
 def trace(config: Config, teacher: Teacher | None) -> list[str]:
@@ -225,16 +223,6 @@ def trace(config: Config, teacher: Teacher | None) -> list[str]:
   pairs = jax.eval_shape(compiled.evaluate, compiled.abstract_state, program.frozen, held_out)
   metrics = finalize(jax.tree.map(lambda pair: np.ones(pair.shape), pairs))
   return [name for name, value in metrics.items() if isinstance(value, float)]
-
-
-def trains_teacher(config: Config) -> bool:
-  """Whether the job trains its teacher, rather than load it, read it or average the student."""
-  spec = config["teacher"]
-  return (
-    bool(spec)
-    and spec["kind"] not in ("ema", "cached")
-    and not (spec["checkpoint"] or spec["model"].get("name") == "pretrained")
-  )
 
 
 def prepare_teacher(

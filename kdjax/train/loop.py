@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from kdjax.evaluation.classification import finalize
-from kdjax.programs.base import Program
+from kdjax.programs.base import Program, Start
 from kdjax.train import metrics as metric_lib
 from kdjax.train.checkpoint import Checkpoints
 from kdjax.train.memory import compile_ahead, compiler_options
@@ -189,7 +189,7 @@ def run(
   meta: Mapping[str, Any],
   matches: Callable[[Mapping[str, Any]], None],
   rules: Rules = TEACHER_RULES,
-  start: Callable[[], tuple[PyTree, PyTree] | None] = lambda: None,
+  start: Callable[[], Start | None] = lambda: None,
   name: str = "train",
   stop: Callable[[], bool] = lambda: False,
 ) -> RunResult:
@@ -206,7 +206,7 @@ def run(
     meta: JSON stored with every checkpoint.
     matches: raises KdjaxError for the meta of a checkpoint of another run.
     rules: where the program's frozen arrays lie (see `compile_program`).
-    start: gives what a new run starts from, (params, model_state) on the mesh; None for random.
+    start: gives what a new run starts from, on the mesh; None for random.
     name: shown on the progress bar.
     stop: asked after every step; True saves and raises Interrupted.
 

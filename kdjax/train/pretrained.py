@@ -120,6 +120,16 @@ def _cached(config: Config, data: DataSet, *, abstract: bool) -> Teacher:
   return teachers.cached(cache, live=live)
 
 
+def trains_teacher(config: Config) -> bool:
+  """Whether the job trains its teacher, rather than load it, read it or average the student."""
+  spec = config["teacher"]
+  return (
+    bool(spec)
+    and spec["kind"] not in ("ema", "cached")
+    and not (spec["checkpoint"] or spec["model"].get("name") == "pretrained")
+  )
+
+
 def checkpoint_paths(checkpoint: Any) -> list[str]:
   """The folders that `config.teacher.checkpoint` names, one or several; [] for none."""
   paths = [checkpoint] if isinstance(checkpoint, str) else checkpoint

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from kdjax.errors import KdjaxError
 from kdjax.models.base import Model, ModelVars
-from kdjax.programs.base import Program
+from kdjax.programs.base import Program, Start
 from kdjax.programs.replicate import replicate
 from kdjax.teachers import Teacher
 from kdjax.train.build import build_program
@@ -39,6 +39,7 @@ def train(
   stop: Stop = lambda: False,
   seeds: Sequence[int] | None = None,
   splits: Splits | None = None,
+  given: Start | None = None,
 ) -> tuple[RunResult, Program]:
   """One run of one program, resumed where an earlier start left off.
 
@@ -50,6 +51,8 @@ def train(
     stop: see `run_job`.
     seeds: run these side by side in one program instead of `config.seed`.
     splits: what of the data to read; all that `config.data` gives where None.
+    given: what the student starts from in place of its own start. The run is then bound to it, as
+      it is to its config; its arrays are donated.
 
   Returns:
     (result, program).
@@ -77,20 +80,23 @@ def train(
   meta = {
     "config": own,
     "teacher_sha256": fingerprint(program.frozen),
+    "start_sha256": None if given is None else fingerprint(given),
     "versions": versions(),
     "mesh": dict(mesh.shape),
   }
 
-  def start():
-    if student.start is None:
-      return None
+  def start() -> Start | None:
+    if given is not None or student.start is None:
+      return given
     own = weights or _start(student, mesh)
-    return own.params, own.state
+    return Start(own.params, own.state)
 
   def matches(saved: Mapping[str, Any]) -> None:
     lines = differences(saved["config"], own)
     if saved["teacher_sha256"] != meta["teacher_sha256"]:
       lines.append("the teacher's weights (config.teacher) are not those it was trained with")
+    if saved.get("start_sha256") != meta["start_sha256"]:
+      lines.append("the weights that the stage before hands on are not those it started from")
     if lines:
       raise KdjaxError(
         f"{folder / FOLDER} holds a run of another config: {'; '.join(lines[:5])}. Use the same"
@@ -126,6 +132,13 @@ def train(
   checkpoints.close()
   LOG.info("%s: done in %.1f s", name, result.seconds)
   return result, program
+
+
+def trained(result: RunResult, program: Program) -> ModelVars:
+  """The student's weights after a run: their moving average where there is one."""
+  state = result.state
+  params = state.ema if jax.tree.leaves(state.ema) else state.params
+  return ModelVars(params, state.model_state, program.frozen.student)
 
 
 def _start(student: Model, mesh: Mesh) -> ModelVars:
