@@ -17,10 +17,20 @@ from kdjax.data.labels import subset as subset
 from kdjax.data.pipeline import evaluation_batches as evaluation_batches
 from kdjax.data.pipeline import paired_stream as paired_stream
 from kdjax.data.pipeline import training_stream as training_stream
+from kdjax.data.text import ClassifiedText as ClassifiedText
 from kdjax.data.text import PackedRows as PackedRows
 from kdjax.data.text import TextData as TextData
-from kdjax.data.text import text
+from kdjax.data.text import labelled_text, library_docs, text
 from kdjax.data.tfds import tfds_images
 from kdjax.data.tokenizers import load_tokenizer as load_tokenizer
 
-__all__ = ["array_record_images", "digits", "fashion_mnist", "idx_images", "text", "tfds_images"]
+__all__ = [
+  "array_record_images",
+  "digits",
+  "fashion_mnist",
+  "idx_images",
+  "labelled_text",
+  "library_docs",
+  "text",
+  "tfds_images",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from kdjax.errors import KdjaxError
 from kdjax.losses import _common
@@ -21,6 +21,7 @@ def attention_relation(
   relation_heads: int | None = None,
   causal: bool = False,
   mask: Bool[Array, "batch time"] | None = None,
+  segments: Int[Array, "batch time"] | None = None,
 ) -> Float[Array, "batch"]:
   r"""KL(teacher || student) of softmax(x yᵀ / sqrt(width)), averaged over heads and positions.
 
@@ -38,6 +39,8 @@ def attention_relation(
       models' own heads, which must then be as many.
     causal: lets each position see itself and earlier ones only, as a decoder does. Static.
     mask: bool [B, T], True for tokens; the others are neither keys nor queries. None means all.
+    segments: integers [B, T], 0 for padding, which counts as under `mask`; a position sees those of
+      its own segment alone, as when several texts are packed into a row. None means one.
 
   Returns:
     float32[B], in nats for each position and head: the sum over a sequence is divided by its own
@@ -77,11 +80,19 @@ def attention_relation(
   tokens = _common.check_where(name, mask, student_x.shape[:2], "mask")
   if tokens is None:
     tokens = jnp.ones(student_x.shape[:2], jnp.bool_)
+  if segments is not None:
+    if segments.shape != student_x.shape[:2]:
+      raise KdjaxError(
+        f"{name}: segments has shape {segments.shape}; [batch, time] = {student_x.shape[:2]} wanted"
+      )
+    tokens = tokens & (segments > 0)
 
   heads = relation_heads or student_x.shape[2]
   teacher_x, teacher_y = jax.lax.stop_gradient((teacher_x, teacher_y))
   time = student_x.shape[1]
   seen = tokens[:, None, None, :] & tokens[:, None, :, None]
+  if segments is not None:
+    seen = seen & (segments[:, None, :, None] == segments[:, None, None, :])
   if causal:
     lower = jnp.tril(jnp.ones((time, time), jnp.bool_))
     seen = seen & jnp.broadcast_to(lower, seen.shape)

@@ -6,6 +6,7 @@ from kdjax.models.base import functional as functional
 from kdjax.models.multilayer_perceptron import mlp
 from kdjax.models.pretrained import decoder, pretrained
 from kdjax.models.residual_network import resnet
+from kdjax.models.text_classifier import text_classifier
 from kdjax.models.vision_transformer import vit
 
-__all__ = ["decoder", "mlp", "pretrained", "resnet", "vit"]
+__all__ = ["decoder", "mlp", "pretrained", "resnet", "text_classifier", "vit"]

@@ -12,6 +12,7 @@ from kdjax.objectives.base import (
 from kdjax.objectives.combinators import combine, on_layers, scheduled
 from kdjax.objectives.first import first
 from kdjax.objectives.gold import gold
+from kdjax.objectives.latent import latent
 from kdjax.objectives.logits import cross_entropy, hinton_kd, logit_kd
 from kdjax.objectives.match_distribution import match_distribution
 from kdjax.objectives.minillm import minillm
@@ -32,6 +33,7 @@ __all__ = [
   "first",
   "gold",
   "hinton_kd",
+  "latent",
   "logit_kd",
   "match_distribution",
   "minillm",

@@ -63,6 +63,7 @@ def _relation(x: str, y: str, relation_heads: int | None, causal: bool) -> Objec
       relation_heads=relation_heads,
       causal=causal,
       mask=batch.get("attention_mask"),
+      segments=batch.get("segment_ids"),
     )
     return ObjectiveResult({"": Term(values, _sequences(batch, values))})
 

@@ -33,6 +33,8 @@ def classifier(student: Model, teacher: Teacher):
     if "logits" not in teacher.taps or not teacher.anywhere:
       return metrics
     told = tell(LOGITS)
+    if told.logits.ndim != outputs.logits.ndim:  # next tokens, of a language model
+      return metrics
     own = classification(told.logits, batch["label"], batch["mask"])
     metrics |= {f"teacher/{name}": pair for name, pair in own.items()}
     if teacher.num_classes == student.num_classes:

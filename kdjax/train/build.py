@@ -11,7 +11,7 @@ import optax
 
 from kdjax import models, objectives, programs
 from kdjax.data.base import DataSet
-from kdjax.data.text import TextData, Vocabulary
+from kdjax.data.text import ClassifiedText, TextData, Vocabulary
 from kdjax.errors import KdjaxError, within
 from kdjax.generation.text import end_ids
 from kdjax.models.base import Model
@@ -66,7 +66,7 @@ def build_model(spec: Spec, data: DataSet | TextData | Vocabulary, field: str) -
   asked = _asked(spec)
   given = (
     {"calibration": calibration(data)}
-    if "calibration" in asked and isinstance(data, TextData)
+    if "calibration" in asked and isinstance(data, TextData | ClassifiedText)
     else {}
   )
   function = named(models, _shape(spec, data) | dict(spec), field, given=("calibration",))

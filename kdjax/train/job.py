@@ -161,6 +161,7 @@ def teacher_config(config: Config, index: int = 0) -> Config:
     "program": {"name": "distill"},
     "domain_weights": {"name": "fixed"},  # they follow a student
     "selection": {"name": "everything"},  # it may be the teacher's own
+    "stages": None,
   }
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from kdjax.data.text import ClassifiedText
 from kdjax.data.tokenizers import fingerprint, load_tokenizer, vocab_size
 from kdjax.errors import KdjaxError, within
 from kdjax.objectives.base import Objective
@@ -49,6 +50,8 @@ def check_vocabularies(config: Config, data: Any, objective: Objective) -> None:
     data: what it is trained on.
     objective: what it minimises; one that does not read the teacher passes.
   """
+  if isinstance(data, ClassifiedText):
+    _check_classified(config)
   if not is_text(data) or not objective.taps.teacher:
     return
   check_teacher(config, data)
@@ -61,6 +64,17 @@ def check_vocabularies(config: Config, data: Any, objective: Objective) -> None:
       f"config.data.teacher_tokenizer ({path}) gives the teacher tokens and positions of its own,"
       f" and config.objective compares both sides position by position; leave it out. {ACROSS}"
     )
+
+
+def _check_classified(config: Config) -> None:
+  """The same where texts have classes: the ids are all that both sides share."""
+  models = (
+    ("config.student", config["student"]),
+    ("config.teacher.model", config["teacher"]["model"]),
+  )
+  for field, spec in models:
+    for path in _pretrained(spec):
+      check_tokenizer(field, path, config["data"]["tokenizer"])
 
 
 def check_teacher(config: Config, data: Any) -> None:
@@ -132,5 +146,5 @@ def _teachers(config: Config) -> Iterator[tuple[str, str]]:
 
 
 def _pretrained(spec: Mapping[str, Any]) -> list[str]:
-  read = spec.get("name") == "pretrained" and spec.get("weights", True)
+  read = spec.get("name") in ("pretrained", "text_classifier") and spec.get("weights", True)
   return [spec["path"]] if read and isinstance(spec.get("path"), str) else []

@@ -66,7 +66,7 @@ CONFIG_MISTAKES = {
   "teacher kind": ({"teacher.kind": "frosen"}, ["config.teacher.kind", "'frozen'?"]),
   "objective name": (
     {"objective": {"name": "hinton"}},
-    ["config.objective.name", "'hinton_kd'?", "cross_entropy, gold, hinton_kd, logit_kd"],
+    ["config.objective.name", "'hinton_kd'?", "cross_entropy, gold, hinton_kd, latent, logit_kd"],
   ),
   "term name": (
     {
@@ -204,6 +204,10 @@ CONFIG_MISTAKES = {
   "layer": (
     {**VITS, "objective": {"name": "minilm", "student_layer": 9}},
     ["config.objective: student layer 9 does not exist", "2 layers, 0 to 1"],
+  ),
+  "relation heads": (
+    {**VITS, "objective": {"name": "minilm", "relation_heads": 3}},
+    ["config.objective: attention_relation", "has 8 features, which relation_heads=3 does not"],
   ),
   "no validation data": (
     {

@@ -9,9 +9,9 @@ from configs import digits_kd, minilm, nd_loss, taid, talking_models, tgeo_kd
 from kdjax.train.compare import run_compare
 
 
-def tiny(module, **overrides) -> dict:
+def tiny(module, variant="small", **overrides) -> dict:
   """A config of the module with a short run and a small teacher."""
-  config = module.get_config()
+  config = module.get_config(variant)
   config.total_steps = 8
   config.batch_size = 32
   config.teacher.train.total_steps = 8
@@ -23,10 +23,13 @@ def tiny(module, **overrides) -> dict:
 
 
 @pytest.mark.parametrize(
-  "module", [nd_loss, minilm, talking_models, tgeo_kd, taid], ids=lambda m: m.__name__
+  "module, variant",
+  [(nd_loss, "small"), (minilm, "digits"), (talking_models, "small"), (tgeo_kd, "small")]
+  + [(taid, "small")],
+  ids=lambda value: getattr(value, "__name__", value),
 )
-def test_every_method_runs_beside_its_baseline(module, tmp_path):
-  comparison = run_compare(tiny(module), tmp_path, seeds=2)
+def test_every_method_runs_beside_its_baseline(module, variant, tmp_path):
+  comparison = run_compare(tiny(module, variant), tmp_path, seeds=2)
   saved = json.loads((tmp_path / "comparison.json").read_text())
   values = saved["variants"]
   assert saved["metric"] == "accuracy" and saved["higher_is_better"] is True
@@ -35,7 +38,9 @@ def test_every_method_runs_beside_its_baseline(module, tmp_path):
   assert saved["paired_difference"] == pytest.approx(difference)
   assert saved["mean"]["method"] == pytest.approx(np.mean(values["method"]))
   assert (tmp_path / "comparison.png").stat().st_size > 1000
-  assert all(name in comparison["table"] for name in module.get_config().compare.names.values())
+  assert all(
+    name in comparison["table"] for name in module.get_config(variant).compare.names.values()
+  )
 
 
 def test_one_program_for_all_seeds_gives_what_one_run_each_gives(tmp_path):

@@ -50,6 +50,23 @@ def test_float64_twin_with_padding(causal):
   np.testing.assert_allclose(value, wanted, rtol=1e-4)
 
 
+def test_texts_packed_into_a_row_do_not_see_each_other():
+  student, teacher = _vectors(0, 3, 4), _vectors(1, 3, 6)
+  segments = jnp.array([[1, 1, 1, 2, 2], [1, 1, 2, 0, 0]])
+  value = attention_relation(student[0], teacher[0], student[1], teacher[1], segments=segments)
+
+  def apart(row, start, stop):
+    cut = [
+      x[row : row + 1, start:stop] for pair in zip(student, teacher, strict=True) for x in pair
+    ]
+    return (stop - start) * float(attention_relation(*cut)[0])
+
+  wanted = [(apart(0, 0, 3) + apart(0, 3, 5)) / 5, (apart(1, 0, 2) + apart(1, 2, 3)) / 3]
+  np.testing.assert_allclose(value, wanted, rtol=1e-5)
+  with pytest.raises(KdjaxError, match=r"segments has shape \(2, 4\)"):
+    attention_relation(student[0], teacher[0], segments=segments[:, :4])
+
+
 def test_golden_value():
   # One head of width 1, two positions: x = (0, 1) attends with scores x_q x_k, so position 0 is
   # uniform on both sides and position 1 has logits (0, 1) for the teacher and (0, 4) for x = 2.

@@ -74,3 +74,12 @@ def test_unknown_relations_are_refused(arguments, message):
 def test_unequal_heads_without_relation_heads_are_refused():
   with pytest.raises(KdjaxError, match="relation_heads"):
     applied(minilm(), attention(0, 1, 3, 4), attention(1, 1, 4, 3), {})
+
+
+def test_padding_and_other_texts_of_a_row_are_not_attended_to():
+  student, teacher = attention(0, 2, 4, 3), attention(1, 2, 4, 8)
+  segments = jnp.array([[1, 1, 1, 0, 0], [1, 1, 2, 2, 2]])
+  batch = {"mask": jnp.ones(2, bool), "segment_ids": segments}
+  result, _ = applied(minilm(relations=("vv",)), student, teacher, batch)
+  wanted = losses.attention_relation(student.values[-1], teacher.values[-1], segments=segments)
+  np.testing.assert_allclose(result.loss["s-1_t-1/vv"].values, wanted, rtol=1e-6)

@@ -126,6 +126,20 @@ def parquet(path: str | Path, field: str = "text") -> Documents:
   return Documents(read, {"kind": "parquet", "field": field} | identity_of(root, files))
 
 
+def records(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
+  """(where it stands, object) of each line of a JSONL file, or of all *.jsonl in a folder.
+
+  Raises:
+    KdjaxError: no such file; when read, a line that is no JSON object.
+  """
+  return _records(_file_or_folder(path, "*.jsonl")[1])
+
+
+def text_of(record: Mapping[str, Any], field: str, where: str) -> str:
+  """The string in a field of a record; KdjaxError where there is none."""
+  return _text(record, field, where)
+
+
 def decoded(data: bytes, where: str) -> str:
   """UTF-8 as text; what is not UTF-8 is told with its place."""
   try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import functools
 import inspect
 import os
 import sys
@@ -46,6 +48,21 @@ def python_library(field: str = "code") -> Documents:
 
   identity = {"kind": "python", "field": field, "version": sys.version}
   return Documents(read, identity | identity_of(root, files))
+
+
+@functools.cache
+def library_docstrings() -> tuple[tuple[str, str], ...]:
+  """(module, docstring) of everything that the standard library documents, in order of modules."""
+  root = Path(sysconfig.get_paths()["stdlib"])
+  found = []
+  for file in sorted(_modules(root)):
+    module = ".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+    with contextlib.suppress(SyntaxError):
+      tree = ast.parse(decoded(file.read_bytes(), str(file)))
+      found += [
+        (module, inspect.cleandoc(node.value.value)) for _, _, node in _docstrings(tree, module)
+      ]
+  return tuple(found)
 
 
 def _modules(root: Path) -> Iterator[Path]:
