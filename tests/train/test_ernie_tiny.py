@@ -1,8 +1,10 @@
 """ERNIE-Tiny: what its stages change, what they hand on, and what they leave alone."""
 
+import itertools
 import json
 
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from configs import ernie_tiny, minilm
@@ -13,7 +15,6 @@ from tests.data.text.helpers import words_tokenizer
 from tests.models.convert.folders import FOLDER
 
 BERT = str(FOLDER / "bert")
-PARAMS = ("params", "objective_params")
 
 
 @pytest.mark.parametrize("variant", ["small", "paper"])
@@ -24,7 +25,7 @@ def test_each_stage_changes_what_the_papers_table_says(variant):
   ]  # fmt: skip
   changed = [
     {key for key in a.config if a.config[key] != b.config[key]} - {"total_steps"}
-    for a, b in zip(stages[:-1], stages[1:], strict=True)
+    for a, b in itertools.pairwise(stages)
   ]
   assert changed == [{"teacher"}, {"data"}, {"objective"}]
   assert [stage.taught_by for stage in stages] == ["own", "method", "method", "method"]
@@ -65,11 +66,14 @@ def finished(tmp_path_factory):
   config["student"] = {"name": "text_classifier", "path": BERT, "layers": 1}
   config["teacher"]["model"] = {"name": "text_classifier", "path": BERT}
   config["teacher"]["train"]["total_steps"] = 1
-  config["objective"]["terms"]["latent"]["objective"]["relation_heads"] = None
+  config["objective"]["terms"]["latent"]["objective"]["relation_heads"] = 4
+  config["teacher"]["train"]["optimizer"]["warmup_steps"] = config["optimizer"]["warmup_steps"] = 0
   config["eval"] |= {"batch_size": 8}
   stages = []
   for stage in config["stages"]:
     stage = dict(stage) | {"total_steps": 2}
+    if "objective" in stage:
+      stage["objective"] = ernie_tiny.terms(latent={"name": "latent"})
     if "general" in stage["name"]:
       stage["data"] = {"train": str(folder / "general.jsonl")}
     if stage["name"] == "general":
@@ -81,8 +85,6 @@ def finished(tmp_path_factory):
 
 def saved(folder, step=None):
   """(params, objective_params) of a run's newest checkpoint."""
-  import orbax.checkpoint as ocp
-
   checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
   manager, step = checkpoints._manager, step or checkpoints.steps()[-1]
   args = {"params": ocp.args.StandardRestore(), "training": ocp.args.StandardRestore()}
@@ -94,12 +96,12 @@ def saved(folder, step=None):
 def test_no_stage_but_the_last_moves_the_head_and_each_goes_on_with_the_projection(finished):
   names = ("general", "general_enhanced", "task_adaptive", ".")
   params, objective = zip(*(saved(finished / name) for name in names), strict=True)
-  for before, after in zip(params[:2], params[1:3], strict=True):
+  for before, after in itertools.pairwise(params[:3]):
     assert np.array_equal(before["head"]["bias"], after["head"]["bias"])
     one, two = (np.asarray(each["encoder"]["embed"]["tokens"]) for each in (before, after))
     assert 0 < np.abs(one - two).max() < 0.01  # two small steps, not another beginning
   assert np.abs(params[3]["head"]["bias"]).max() > 0
   projections = [np.asarray(each["latent"]["projection"]) for each in objective]
-  for before, after in zip(projections[:-1], projections[1:], strict=True):
+  for before, after in itertools.pairwise(projections):
     assert 0 < np.abs(before - after).max() < 0.01
   assert np.abs(projections[0] - np.eye(32)).max() > 0
