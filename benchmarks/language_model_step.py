@@ -51,7 +51,7 @@ def kdjax_step(rows: int, tokens: int, chunk_size: int, remat: str):
   batch = {"tokens": text[:, :-1], "label": text[:, 1:], "mask": np.ones((rows, tokens), bool)}
   compiled = compile_program(program, make_mesh(data=1), batch)
   batch = place(batch, compiled.batch_sharding)
-  state = compiled.init(jax.random.key(0), student.start()[:2])
+  state = compiled.init(jax.random.key(0), programs.Start(*student.start()[:2]))
   plan = compile_ahead(compiled.step, state, program.frozen, batch)
   print(
     f"planned by the compiler: arguments {plan.argument_size_in_bytes / 1e9:.2f} GB, temporaries"

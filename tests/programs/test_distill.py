@@ -8,7 +8,7 @@ import pytest
 
 from kdjax import models, objectives, teachers
 from kdjax.errors import KdjaxError
-from kdjax.programs import distill
+from kdjax.programs import Start, distill
 from kdjax.train.loop import compile_program
 from kdjax.train.mesh import make_mesh, place
 from tests.programs.helpers import (
@@ -49,7 +49,7 @@ def test_weights_that_a_start_does_not_give_are_random():
   random = program.init(jax.random.key(0), BATCHES[0]).params
   part, *others = sorted(random)
   given = {part: jax.tree.map(jnp.ones_like, random[part])}
-  params = program.init(jax.random.key(0), BATCHES[0], (given, {})).params
+  params = program.init(jax.random.key(0), BATCHES[0], Start(given, {})).params
   assert sorted(params) == sorted(random) and others
   close(params[part], given[part])
   close([params[name] for name in others], [random[name] for name in others])
