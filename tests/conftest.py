@@ -1,6 +1,7 @@
 """Settings for the whole suite: eight simulated devices, no silent promotion of ranks or dtypes."""
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -38,3 +39,10 @@ def _dtype_promotion(request):
       yield
   else:
     yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _out_of_sight_of_the_collector():
+  """No collection visits again what imports and earlier modules left alive."""
+  gc.collect()
+  gc.freeze()
