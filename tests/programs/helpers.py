@@ -1,5 +1,7 @@
 """A tiny problem that the tests of programs share: 4x4 images, three classes."""
 
+import functools
+
 import jax
 import numpy as np
 import optax
@@ -13,6 +15,7 @@ STUDENT = models.mlp(hidden=(8,), **SHAPE)
 TEACHER_MODEL = models.mlp(hidden=(16, 8), **SHAPE)
 
 
+@functools.cache
 def teacher(seed: int = 100):
   return teachers.frozen(TEACHER_MODEL, TEACHER_MODEL.init(jax.random.key(seed)))
 

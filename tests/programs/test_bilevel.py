@@ -1,7 +1,8 @@
 """The bilevel program: the outer gradient, what each step may touch, both streams."""
 
+import functools
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -26,6 +27,7 @@ def program(**arguments):
   return bilevel(STUDENT, objectives.tgeo_kd(), sgd(), teacher=teacher(), **(rates | arguments))
 
 
+@jax.jit
 def outer_loss(weights, state, one, told):
   """CE on validation data after one plain gradient step on the inner loss, written out."""
   objective = objectives.tgeo_kd()
@@ -44,23 +46,32 @@ def outer_loss(weights, state, one, told):
   return cross_entropy(out.logits, held_out["label"], where=where).sum() / where.sum()
 
 
-def prepared_state(one):
+@functools.cache
+def prepared():
+  """(program, its compiled step, a state after preparation)."""
   p = program()
-  return p, p.prepare(p.init(jax.random.key(0), one), p.frozen, batch(7))
+  state = jax.jit(p.init)(jax.random.key(0), both())
+  return p, jax.jit(p.step), jax.jit(p.prepare)(state, p.frozen, batch(7))
+
+
+def told_of(p, one):
+  return jax.jit(lambda f, b: teacher().apply(f, (), b, taps=frozenset({"logits"})))(
+    p.frozen.teacher, one
+  )
 
 
 def test_the_weights_follow_adam_on_the_validation_loss():
   one = both()
-  p, state = prepared_state(one)
-  told = teacher().apply(p.frozen.teacher, (), one, taps=frozenset({"logits"}))
+  p, step, state = prepared()
   weights = state.objective_state.params
-  value, grad = jax.value_and_grad(outer_loss)(weights, state, one, told)
-  after, metrics = jax.jit(p.step)(state, p.frozen, one)
+  value, grad = jax.jit(jax.value_and_grad(outer_loss))(weights, state, one, told_of(p, one))
+  after, metrics = step(state, p.frozen, one)
   # Adam's first step moves every weight by the rate against the sign of its gradient.
-  moved = jax.tree.map(jnp.subtract, after.objective_state.params, weights)
-  big = jax.tree.map(lambda g: jnp.abs(g) > 1e-5, grad)
+  moved = jax.tree.map(np.subtract, after.objective_state.params, weights)
+  grad = jax.tree.map(np.asarray, grad)
+  big = jax.tree.map(lambda g: np.abs(g) > 1e-5, grad)
   jax.tree.map(
-    lambda m, g, b: np.testing.assert_allclose(m[b], -1e-2 * jnp.sign(g[b]), rtol=2e-2),
+    lambda m, g, b: np.testing.assert_allclose(m[b], -1e-2 * np.sign(g[b]), rtol=2e-2),
     moved,
     grad,
     big,
@@ -71,25 +82,25 @@ def test_the_weights_follow_adam_on_the_validation_loss():
 
 def test_the_outer_gradient_agrees_with_finite_differences():
   one = both()
-  p, state = prepared_state(one)
-  told = teacher().apply(p.frozen.teacher, (), one, taps=frozenset({"logits"}))
+  p, _, state = prepared()
+  told = told_of(p, one)
   weights = state.objective_state.params
   direction = jax.tree.map(lambda w: jax.random.normal(jax.random.key(w.size), w.shape), weights)
   along = lambda h: outer_loss(  # noqa: E731
     jax.tree.map(lambda w, d: w + h * d, weights, direction), state, one, told
   )
   slope = (along(3e-4) - along(-3e-4)) / 6e-4  # small: leaky ReLU has kinks nearby
-  grad = jax.grad(along)(0.0)
+  grad = jax.jit(jax.grad(along))(0.0)
   np.testing.assert_allclose(grad, slope, rtol=2e-2)
   assert abs(float(grad)) > 1e-5
 
 
 def test_the_student_takes_distills_step_with_the_new_weights_fixed():
   one = both()
-  p, state = prepared_state(one)
-  after, _ = jax.jit(p.step)(state, p.frozen, one)
+  p, step, state = prepared()
+  after, _ = step(state, p.frozen, one)
   plain = distill(STUDENT, held(objectives.tgeo_kd()), sgd(), teacher=teacher())
-  inner = type(plain.init(jax.random.key(0), batch()))(*state[:-1])
+  inner = type(jax.eval_shape(plain.init, jax.random.key(0), batch()))(*state[:-1])
   inner = inner._replace(objective_state=after.objective_state)
   wanted, _ = jax.jit(plain.step)(inner, plain.frozen, batch())
   close(after.params, wanted.params)
@@ -101,9 +112,10 @@ def test_batch_statistics_move_once_per_step():
   p = bilevel(resnet, objectives.tgeo_kd(), sgd(), teacher=teacher(), **arguments)
   plain = distill(resnet, held(objectives.tgeo_kd()), sgd(), teacher=teacher())
   one = both()
-  state = p.init(jax.random.key(0), one)
+  state = jax.jit(p.init)(jax.random.key(0), one)
   after, _ = jax.jit(p.step)(state, p.frozen, one)
-  wanted, _ = jax.jit(plain.step)(plain.init(jax.random.key(0), batch()), plain.frozen, batch())
+  start = jax.jit(plain.init)(jax.random.key(0), batch())
+  wanted, _ = jax.jit(plain.step)(start, plain.frozen, batch())
   close(after.model_state, wanted.model_state)
 
 
@@ -127,8 +139,8 @@ def test_without_a_labelled_row_nothing_moves_the_weights():
   # The inner loss is then 0 whatever the weights are, so the virtual step does not depend on them.
   one = both()
   one["label"] = np.full(16, -1, np.int32)
-  p, state = prepared_state(one)
-  after, _ = jax.jit(p.step)(state, p.frozen, one)
+  p, step, state = prepared()
+  after, _ = step(state, p.frozen, one)
   close(after.objective_state.params, state.objective_state.params, atol=0, rtol=0)
 
 

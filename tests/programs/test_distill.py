@@ -25,10 +25,19 @@ from tests.programs.helpers import (
 BATCHES = [batch(seed) for seed in range(3)]
 
 
+def differs(a, b):
+  return bool(np.any(np.asarray(a) != np.asarray(b)))
+
+
+def begun(program, start=None):
+  """The state that `trained` begins with."""
+  return jax.jit(program.init)(jax.random.key(0), BATCHES[0], start)
+
+
 def test_one_step_is_the_gradient_of_the_masked_mean():
   program = distill(STUDENT, objectives.cross_entropy(), sgd(0.5))
   state, metrics = trained(program, BATCHES[:1])
-  start = program.init(jax.random.key(0), BATCHES[0])
+  start = begun(program)
   one = BATCHES[0]
   counted = one["mask"] & (one["label"] >= 0)
 
@@ -37,7 +46,7 @@ def test_one_step_is_the_gradient_of_the_masked_mean():
     picked = jax.nn.log_softmax(out.logits)[np.arange(16), one["label"]]
     return -picked[counted].mean()
 
-  value, grad = jax.value_and_grad(loss)(start.params)
+  value, grad = jax.jit(jax.value_and_grad(loss))(start.params)
   close(state.params, jax.tree.map(lambda p, g: p - 0.5 * g, start.params, grad))
   np.testing.assert_allclose(metrics[0]["loss"][0], value, rtol=1e-6)
   assert metrics[0]["loss/objective"][1] == counted.sum()
@@ -46,10 +55,10 @@ def test_one_step_is_the_gradient_of_the_masked_mean():
 
 def test_weights_that_a_start_does_not_give_are_random():
   program = distill(STUDENT, objectives.cross_entropy(), sgd())
-  random = program.init(jax.random.key(0), BATCHES[0]).params
+  random = begun(program).params
   part, *others = sorted(random)
   given = {part: jax.tree.map(jnp.ones_like, random[part])}
-  params = program.init(jax.random.key(0), BATCHES[0], Start(given, {})).params
+  params = begun(program, Start(given, {})).params
   assert sorted(params) == sorted(random) and others
   close(params[part], given[part])
   close([params[name] for name in others], [random[name] for name in others])
@@ -120,8 +129,8 @@ def test_batch_statistics_of_the_student_move_and_the_teachers_do_not():
   told = teachers.frozen(resnet, resnet.init(jax.random.key(5)))
   program = distill(resnet, objectives.hinton_kd(), sgd(), teacher=told)
   state, _ = trained(program, BATCHES[:1])
-  start = program.init(jax.random.key(0), BATCHES[0])
-  moved = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), state.model_state, start.model_state)
+  start = begun(program)
+  moved = jax.tree.map(differs, state.model_state, start.model_state)
   assert all(jax.tree.leaves(moved))
   metrics = jax.jit(program.evaluate)(state, program.frozen, BATCHES[0])
   assert metrics["teacher/accuracy"][1] == (BATCHES[0]["mask"] & (BATCHES[0]["label"] >= 0)).sum()
@@ -139,12 +148,13 @@ def test_dropout_differs_between_steps_and_repeats_with_the_seed():
 
 def test_average_of_weights_follows_its_formula_and_is_what_is_evaluated():
   program = distill(STUDENT, objectives.cross_entropy(), sgd(), ema_decay=0.75)
-  start = program.init(jax.random.key(0), BATCHES[0])
+  start = begun(program)
   after_one, _ = trained(program, BATCHES[:1])
   wanted = jax.tree.map(lambda a, b: 0.75 * a + 0.25 * b, start.params, after_one.params)
   close(after_one.ema, wanted)
-  metrics = program.evaluate(after_one, program.frozen, BATCHES[0])
-  by_hand = program.evaluate(after_one._replace(ema=(), params=wanted), program.frozen, BATCHES[0])
+  evaluate = jax.jit(program.evaluate)
+  metrics = evaluate(after_one, program.frozen, BATCHES[0])
+  by_hand = evaluate(after_one._replace(ema=(), params=wanted), program.frozen, BATCHES[0])
   close(metrics, by_hand)
 
 
@@ -152,7 +162,7 @@ def test_an_averaged_student_as_teacher_starts_as_the_student_and_follows_it():
   program = distill(
     STUDENT, objectives.hinton_kd(), sgd(), teacher=teachers.ema(STUDENT, decay=0.5, warmup=False)
   )
-  start = program.init(jax.random.key(0), BATCHES[0])
+  start = begun(program)
   close(start.teacher_state.params, start.params)
   after, metrics = trained(program, BATCHES[:1])
   np.testing.assert_allclose(metrics[0]["loss/kd"][0], 0, atol=1e-5)
@@ -166,10 +176,10 @@ def test_objective_parameters_train_with_the_student():
   )
   student = models.mlp(hidden=(8, 8), **SHAPE)
   program = distill(student, objective, sgd(), teacher=teacher())
-  start = program.init(jax.random.key(0), BATCHES[0])
+  start = begun(program)
   state, _ = trained(program, BATCHES)
   moved = jax.tree.map(
-    lambda a, b: bool(jnp.any(a != b)),
+    differs,
     state.objective_params["talk"]["student"]["encoder"],
     start.objective_params["talk"]["student"]["encoder"],
   )

@@ -40,23 +40,26 @@ def test_a_language_model_is_evaluated_as_its_whole_logits_would_be(setting):
   variables, teacher, batch = setting
   evaluate = evaluators.language(("a", "b"))(STUDENT, teacher)
   values = finalize(jax.jit(lambda v, b: evaluate(v, tell(teacher, b), b))(variables, batch))
-  logits = STUDENT.apply(variables, batch)[0].logits
-  told = tell(teacher, batch)(frozenset({"logits"})).logits
+  logits = jax.jit(lambda v: STUDENT.apply(v, batch)[0].logits)(variables)
+  told = jax.jit(lambda b: tell(teacher, b)(frozenset({"logits"})).logits)(batch)
   where = batch["mask"] & (batch["label"] >= 0)
-  wanted = finalize(classification(logits, batch["label"], where) | agreement(logits, told, where))
+  figures = jax.jit(classification)
+  wanted = finalize(
+    figures(logits, batch["label"], where) | jax.jit(agreement)(logits, told, where)
+  )
   for name in ("nll", "accuracy", "brier", "ece", "forward_kl", "agreement"):
     np.testing.assert_allclose(values[name], wanted[name], rtol=1e-4, atol=1e-6)
-  theirs = finalize(classification(told, batch["label"], where))
+  theirs = finalize(figures(told, batch["label"], where))
   np.testing.assert_allclose(values["teacher/nll"], theirs["nll"], rtol=1e-4)
   second = where & (batch["domain"] == 1)[:, None]
-  own = finalize(classification(logits, batch["label"], second))
+  own = finalize(figures(logits, batch["label"], second))
   np.testing.assert_allclose(values["perplexity/b"], np.exp(own["nll"]), rtol=1e-4)
 
 
 def test_without_a_teacher_or_with_one_domain_only_the_student_is_told_of(setting):
   variables, _, batch = setting
   evaluate = evaluators.language(("only",))(STUDENT, NO_TEACHER)
-  names = set(evaluate(variables, lambda taps: Outputs(), batch))
+  names = set(jax.eval_shape(lambda v: evaluate(v, lambda taps: Outputs(), batch), variables))
   assert "nll" in names and not any("/only" in n or n.startswith("teacher/") for n in names)
   assert "forward_kl" not in names
 
@@ -66,5 +69,5 @@ def test_a_teacher_of_other_classes_is_evaluated_but_not_compared(setting):
   other = decoder(num_classes=VOCAB + 1, width=8, depth=1, heads=1)
   teacher = teachers.frozen(other, other.init(jax.random.key(4)))
   evaluate = evaluators.language()(STUDENT, teacher)
-  names = set(evaluate(variables, tell(teacher, batch), batch))
+  names = set(jax.eval_shape(lambda v: evaluate(v, tell(teacher, batch), batch), variables))
   assert "teacher/nll" in names and "agreement" not in names
