@@ -1,7 +1,9 @@
 """Comparisons: pairs of seeds, a file that says what was found, resumption."""
 
+import copy
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from kdjax.train.compare import run_compare
 
 
 def tiny(module, variant="small", **overrides) -> dict:
-  """A config of the module with a short run and a small teacher."""
+  """A config of the module with a short run and a small teacher, on one device."""
   config = module.get_config(variant)
   config.total_steps = 8
   config.batch_size = 32
@@ -18,8 +20,17 @@ def tiny(module, variant="small", **overrides) -> dict:
   config.teacher.train.optimizer = {"learning_rate": 3e-3}
   config.checkpoint.every = config.eval.every = 4
   config.eval.log_every = 2
+  config.mesh.data = 1
   config.update(overrides)
   return config.to_dict()
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+  """A comparison on two devices, its seeds in one program. (config, folder, what it gave)"""
+  config, folder = tiny(digits_kd, mesh={"data": 2}), tmp_path_factory.mktemp("together")
+  with jax.numpy_dtype_promotion("standard"):  # as every test here has it (see conftest.py)
+    return config, folder, run_compare(config, folder, seeds=2)
 
 
 @pytest.mark.parametrize(
@@ -43,20 +54,20 @@ def test_every_method_runs_beside_its_baseline(module, variant, tmp_path):
   )
 
 
-def test_one_program_for_all_seeds_gives_what_one_run_each_gives(tmp_path):
-  together = run_compare(tiny(digits_kd), tmp_path / "a", seeds=2)
-  apart = tiny(digits_kd)
+def test_one_program_for_all_seeds_gives_what_one_run_each_gives(together, tmp_path):
+  config, _, whole = together
+  apart = copy.deepcopy(config)
   apart["compare"]["vectorize"] = False
-  apart = run_compare(apart, tmp_path / "b", seeds=2)
+  apart = run_compare(apart, tmp_path, seeds=2)
   for variant in ("baseline", "method"):
     # 597 test images: at most one of them may fall the other way by rounding.
     np.testing.assert_allclose(
-      together["variants"][variant], apart["variants"][variant], atol=1.01 / 597
+      whole["variants"][variant], apart["variants"][variant], atol=1.01 / 597
     )
 
 
-def test_a_second_call_goes_on_where_the_first_stopped(tmp_path):
-  first = run_compare(tiny(digits_kd), tmp_path, seeds=2)
-  logged = (tmp_path / "method" / "metrics.jsonl").read_text()
-  assert run_compare(tiny(digits_kd), tmp_path, seeds=2)["variants"] == first["variants"]
-  assert (tmp_path / "method" / "metrics.jsonl").read_text() == logged
+def test_a_second_call_goes_on_where_the_first_stopped(together):
+  config, folder, first = together
+  logged = (folder / "method" / "metrics.jsonl").read_text()
+  assert run_compare(config, folder, seeds=2)["variants"] == first["variants"]
+  assert (folder / "method" / "metrics.jsonl").read_text() == logged
