@@ -1,6 +1,7 @@
 """The loop: compiles once, resumes in place, stops when asked, tells what is not finite."""
 
 import json
+import shutil
 
 import jax
 import jax.monitoring
@@ -61,6 +62,14 @@ def go(folder, *, total=12, stream=None, tx=None, **arguments):
   )
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+  """A finished run: (folder, result)."""
+  folder = tmp_path_factory.mktemp("whole")
+  with jax.numpy_dtype_promotion("standard"):  # as every test here has it (see conftest.py)
+    return folder, go(folder)
+
+
 def test_nothing_is_compiled_after_the_first_evaluation(tmp_path):
   seen, compiled_at = [0], []
   jax.monitoring.register_event_duration_secs_listener(
@@ -74,39 +83,39 @@ def test_nothing_is_compiled_after_the_first_evaluation(tmp_path):
   assert compiled_at and max(compiled_at) <= 5, compiled_at
 
 
-def test_rows_are_the_means_of_their_steps_and_resume_exactly(tmp_path):
-  whole = go(tmp_path / "whole")
+def test_rows_are_the_means_of_their_steps_and_resume_exactly(whole, tmp_path):
+  folder, result = whole
   asked = []
   with pytest.raises(Interrupted, match=r"saved step 7 .*run the same command"):
     go(
-      tmp_path / "parts",
+      tmp_path,
       stream=Stream(lambda k: asked.append(k)),
       stop=lambda: len(asked) == 8,  # one look at the shape, seven steps
     )
-  rest = go(tmp_path / "parts")
-  assert rest.steps_run == 5 and whole.steps_run == 12
-  assert fingerprint(rest.state) == fingerprint(whole.state)
-  assert rest.evaluation["nll"] == whole.evaluation["nll"]
+  rest = go(tmp_path)
+  assert rest.steps_run == 5 and result.steps_run == 12
+  assert fingerprint(rest.state) == fingerprint(result.state)
+  assert rest.evaluation["nll"] == result.evaluation["nll"]
 
   def rows(folder):
-    lines = (tmp_path / folder / "metrics.jsonl").read_text().splitlines()
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(x).items() if "per_second" not in k} for x in lines]
 
-  assert rows("parts") == rows("whole")
-  kinds = [(row["step"], row["split"]) for row in rows("whole")]
+  assert rows(tmp_path) == rows(folder)
+  kinds = [(row["step"], row["split"]) for row in rows(folder)]
   assert [k for k in kinds if k[1] == "train"] == [(5, "train"), (10, "train"), (12, "train")]
   assert [k for k in kinds if k[1] == "eval"] == [(4, "eval"), (8, "eval"), (12, "eval")]
 
 
-def test_a_finished_run_only_evaluates(tmp_path):
-  first = go(tmp_path)
-  again = go(tmp_path)
+def test_a_finished_run_only_evaluates(whole, tmp_path):
+  folder, first = whole
+  again = go(shutil.copytree(folder, tmp_path / "copy"))
   assert again.steps_run == 0
   assert again.evaluation["accuracy"] == first.evaluation["accuracy"]
 
 
-def test_the_padded_last_batch_counts_its_rows_only(tmp_path):
-  result = go(tmp_path)
+def test_the_padded_last_batch_counts_its_rows_only(whole):
+  _, result = whole
   assert result.evaluation["reliability/count"].sum() == 20  # three batches of 8
 
 
