@@ -183,6 +183,14 @@ def taught(tmp_path_factory):
     return trained_teacher(tmp_path_factory.mktemp("taught"))
 
 
+@pytest.fixture(scope="module")
+def signals(taught, tmp_path_factory):
+  """The folder of a cache of that teacher."""
+  folder = tmp_path_factory.mktemp("signals")
+  cache_teacher(open_session(taught, CacheOptions()), folder)
+  return folder
+
+
 def from_cache(config, folder):
   return config | {"teacher": config["teacher"] | {"kind": "cached", "cache": str(folder)}}
 
@@ -225,9 +233,8 @@ def test_batches_from_the_cache_equal_signals_made_online(taught, kind, tmp_path
   assert not np.array_equal(next(live)["image"], next(stored)["image"])
 
 
-def test_a_student_learns_from_the_cache(taught, tmp_path):
-  config = from_cache(taught, tmp_path)
-  cache_teacher(open_session(taught, CacheOptions()), tmp_path)
+def test_a_student_learns_from_the_cache(taught, signals):
+  config = from_cache(taught, signals)
   data = load_data(config["data"]).whole
   teacher = build_teacher(config, data)
   objective = build_objective({"name": "logit_kd", "loss": "sparse_cross_entropy"})
@@ -235,7 +242,7 @@ def test_a_student_learns_from_the_cache(taught, tmp_path):
   program = distill(student, objective, optax.adam(1e-2), teacher=teacher)
   stream = opened(config).stream
   batch = next(stream)
-  state = program.init(jax.random.key(0), batch)
+  state = jax.jit(program.init)(jax.random.key(0), batch)
   step = jax.jit(program.step)
   losses = []
   for _ in range(60):
@@ -245,27 +252,27 @@ def test_a_student_learns_from_the_cache(taught, tmp_path):
   assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.2
   # The live teacher stands beside the stored one: evaluation asks it of other data.
   held_out = next(iter(opened(config).evaluation()))
-  metrics = program.evaluate(state, program.frozen, held_out)
+  metrics = jax.jit(program.evaluate)(state, program.frozen, held_out)
   assert {"accuracy", "teacher/accuracy", "forward_kl"} <= metrics.keys()
   # Without its weights, evaluation goes without it.
   alone = config | {"teacher": config["teacher"] | {"checkpoint": ""}}
   program = distill(student, objective, optax.adam(1e-2), teacher=build_teacher(alone, data))
-  metrics = program.evaluate(state, program.frozen, held_out)
+  metrics = jax.jit(program.evaluate)(state, program.frozen, held_out)
   assert "accuracy" in metrics and not any("teacher" in name for name in metrics)
 
 
-def test_training_refuses_a_cache_of_another_teacher(taught, tmp_path):
-  cache_teacher(open_session(taught, CacheOptions()), tmp_path / "signals")
-  config = from_cache(taught, tmp_path / "signals")
-  other = trained_teacher(tmp_path / "other", **{"seed": 5})
+def test_training_refuses_a_cache_of_another_teacher(taught, signals, tmp_path):
+  config = from_cache(taught, signals)
+  other = trained_teacher(tmp_path / "other", **{"seed": 5, "teacher.train.total_steps": 1})
   config["teacher"]["checkpoint"] = other["teacher"]["checkpoint"]
-  with pytest.raises(KdjaxError, match=r"signals was made of another teacher .*cache that teacher"):
+  with pytest.raises(
+    KdjaxError, match=rf"{signals.name} was made of another teacher .*cache that teacher"
+  ):
     build_teacher(config, load_data(config["data"]).whole)
 
 
-def test_training_refuses_a_cache_of_other_data(taught, tmp_path):
-  cache_teacher(open_session(taught, CacheOptions()), tmp_path)
-  config = from_cache(taught, tmp_path)
+def test_training_refuses_a_cache_of_other_data(taught, signals, tmp_path):
+  config = from_cache(taught, signals)
   shifted = config | {"data": config["data"] | {"augment": [{"name": "shift", "pixels": 1}]}}
   with pytest.raises(KdjaxError, match=r"config\.teacher\.cache: .*data\.augment: saved \[\], now"):
     opened(shifted)
