@@ -31,6 +31,7 @@ def tiny(variant: str, path) -> dict:
   config.data.label_fraction = 0.1
   config.total_steps = config.teacher.train.total_steps = 30
   config.batch_size = 64
+  config.mesh.data = 1
   config.checkpoint.every = config.eval.every = 30
   config.teacher.model.hidden = (32,)
   return config.to_dict()
