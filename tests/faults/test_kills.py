@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import numpy as np
@@ -40,17 +41,25 @@ def test_sigkill_at_random_moments_changes_nothing(undisturbed, tmp_path):
   assert runs.rows(tmp_path / "teacher") == runs.rows(whole / "teacher")
 
 
-def test_sigterm_saves_says_so_and_exits_0(undisturbed, tmp_path):
-  process = runs.start(tmp_path, log=tmp_path / "log")
-  started = (tmp_path / "checkpoints" / "15").exists
+@pytest.fixture(scope="module")
+def terminated(tmp_path_factory):
+  """A run that got SIGTERM halfway: (folder, its process)."""
+  workdir = tmp_path_factory.mktemp("terminated")
+  process = runs.start(workdir, log=workdir / "log")
+  started = (workdir / "checkpoints" / "15").exists
   assert runs.kill_when(process, started, number=signal.SIGTERM)
-  said = (tmp_path / "log").read_text()
-  assert process.returncode == 0, said
+  return workdir, process
+
+
+def test_sigterm_saves_says_so_and_exits_0(undisturbed, terminated, tmp_path):
+  workdir = shutil.copytree(terminated[0], tmp_path / "run")
+  said = (workdir / "log").read_text()
+  assert terminated[1].returncode == 0, said
   assert "run the same command to go on" in said
   assert "Traceback" not in said
-  newest = max(int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit())
+  newest = max(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
   assert newest < 120
-  assert runs.finish(tmp_path)["params_sha256"] == undisturbed[1]["params_sha256"]
+  assert runs.finish(workdir)["params_sha256"] == undisturbed[1]["params_sha256"]
 
 
 def test_a_finished_run_is_not_run_again(undisturbed, tmp_path):
@@ -62,16 +71,15 @@ def test_a_finished_run_is_not_run_again(undisturbed, tmp_path):
   assert (whole / "metrics.jsonl").read_text() == before
 
 
-def test_another_mesh_goes_on_with_equal_values(undisturbed, tmp_path):
-  process = runs.start(tmp_path, log=tmp_path / "log")
-  assert runs.kill_when(process, lambda: (tmp_path / "checkpoints" / "30").exists())
+def test_another_mesh_goes_on_with_equal_values(undisturbed, terminated, tmp_path):
+  workdir = shutil.copytree(terminated[0], tmp_path / "run")
   mesh = {"mesh.data": 2, "mesh.fsdp": 4}
-  report = runs.finish(tmp_path, devices=8, **mesh)
+  report = runs.finish(workdir, devices=8, **mesh)
   wanted = undisturbed[1]["results"]["student_distilled"]
   found = report["results"]["student_distilled"]
   assert report["device"].startswith("8 x")
   # Another mesh adds up in another order: equal to rounding, not to the bit.
   for name in ("accuracy", "nll", "forward_kl"):
     assert found[name] == pytest.approx(wanted[name], rel=1e-3), name
-  assert [r["step"] for r in runs.rows(tmp_path)] == [r["step"] for r in runs.rows(undisturbed[0])]
+  assert [r["step"] for r in runs.rows(workdir)] == [r["step"] for r in runs.rows(undisturbed[0])]
   json.dumps(report)
