@@ -31,6 +31,8 @@ def get_config() -> ConfigDict:
     "model": ConfigDict(),
     "checkpoint": "",  # folder of a finished run (or several: an ensemble); "" trains it first
     "count": 1,  # teachers to train; more than one is an ensemble
+    "combine": "probabilities",  # of an ensemble; or "logits": see kdjax.losses.combine_teachers
+    "temperature": 1.0,  # of the loss, at which an ensemble's probabilities are averaged
     "dtype": "float32",  # in which its weights are kept
     "rules": ConfigDict(),  # where its weights lie, as {"embed": "tensor"}; see kdjax/train/mesh.py
     "decay": 0.999,  # of kind "ema"

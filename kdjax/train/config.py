@@ -29,6 +29,8 @@ FIELDS: Mapping[str, Any] = {
     "model": dict,
     "checkpoint": None,  # a folder or several
     "count": int,
+    "combine": str,
+    "temperature": float,
     "dtype": str | None,
     "rules": dict,
     "decay": float,

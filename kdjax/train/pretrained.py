@@ -87,7 +87,10 @@ def _build(
     with within("config.teacher.checkpoint") if given else contextlib.nullcontext():
       weights = [load_model(folder, model, mesh, rules) for folder in folders]
   members = [_cast(model, w, spec["dtype"], abstract) for w in weights]
-  return members[0] if len(members) == 1 else teachers.ensemble(members)
+  if len(members) == 1:
+    return members[0]
+  with within("config.teacher"):
+    return teachers.ensemble(members, rule=spec["combine"], temperature=spec["temperature"])
 
 
 def _placed(model: Model, mesh, rules: Mapping[str, Any]) -> ModelVars:
