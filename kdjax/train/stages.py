@@ -67,7 +67,9 @@ def stages_of(config: Config) -> list[Stage]:
       " [{'name': 'general', 'total_steps': 1000}], or None for a method of one run"
     )
   whole = {name: value for name, value in config.items() if name != "stages"} | {"stages": None}
+  count = config["teacher"].get("count", 1)
   taken = {"teacher", FOLDER, config["compare"]["names"]["baseline"]}
+  taken |= {f"teacher_{i}" for i in range(count)}
   stages: list[Stage] = []
   for index, spec in enumerate(specs):
     field = f"config.stages[{index}]"
@@ -118,7 +120,7 @@ def _read(spec: Any, field: str, config: Config) -> tuple[str, str, dict[str, An
 def _taught_by(stage: Stage, config: Config) -> Config:
   """The config with the student of a stage before as its teacher; its checkpoint comes later."""
   own = {"kind": "frozen", "model": stage.config["student"], "checkpoint": "", "count": 1}
-  return config | {"teacher": dict(stage.config["teacher"]) | own}
+  return config | {"teacher": config["teacher"] | own}
 
 
 def folder_of(stages: Sequence[Stage], index: int, folder: Path) -> Path:
