@@ -25,6 +25,13 @@ def policy_gradient(
 
   Returns:
     float32, a value per token.
+
+  Raises:
+    Nothing of its own.
+
+  Example:
+    >>> policy_gradient(jnp.array(0.0), jnp.array(0.0), jnp.array(2.0))
+    Array(-2., dtype=float32)
   """
   old, advantages = jax.lax.stop_gradient((old_log_probs, advantages))
   ratio = jnp.exp(log_probs.astype(jnp.float32) - old.astype(jnp.float32))
@@ -50,6 +57,13 @@ def clipped_policy_gradient(
 
   Returns:
     float32, a value per token.
+
+  Raises:
+    Nothing of its own.
+
+  Example:
+    >>> clipped_policy_gradient(jnp.array(1.0), jnp.array(0.0), jnp.array(2.0), clip=0.5)
+    Array(-3., dtype=float32)
 
   Reference:
     Schulman et al., "Proximal Policy Optimization Algorithms", 2017,
@@ -80,6 +94,13 @@ def remaining_return(
   Returns:
     float32 [..., T].
 
+  Raises:
+    Nothing of its own.
+
+  Example:
+    >>> remaining_return(jnp.array([1.0, 2.0, 4.0]), jnp.ones(3, bool), discount=0.5)
+    Array([1., 2., 4.], dtype=float32)
+
   Reference:
     Gu et al., "MiniLLM", ICLR 2024, equation 5 and "length normalization";
     `_get_advantages_and_returns` of minillm/losses.py.
@@ -106,6 +127,20 @@ def whiten(values: Float[Array, "*batch"], where: Bool[Array, "*batch"]) -> Floa
 
   The variance is divided by the count and 1e-8 added, as MiniLLM does over several processes; its
   code lets the zeros of the padding count, too.
+
+  Args:
+    values: any.
+    where: which count.
+
+  Returns:
+    float32, of the shape of the values.
+
+  Raises:
+    Nothing of its own.
+
+  Example:
+    >>> whiten(jnp.array([1.0, 3.0, 9.0]), jnp.array([True, True, False]))
+    Array([-1.,  1.,  0.], dtype=float32)
   """
   values = values.astype(jnp.float32)
   count = jnp.maximum(where.sum(dtype=jnp.float32), 1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import logging
 import platform
@@ -127,7 +128,9 @@ def train(
       stop=stop,
     )
   except Exception:
-    checkpoints.close()  # the save under way may be the newest that is good
+    # The save under way may be the newest that is good; if it fails, too, the first error is told.
+    with contextlib.suppress(Exception):
+      checkpoints.close()
     raise
   checkpoints.close()
   LOG.info("%s: done in %.1f s", name, result.seconds)

@@ -66,7 +66,7 @@ CONFIG_MISTAKES = {
   "teacher kind": ({"teacher.kind": "frosen"}, ["config.teacher.kind", "'frozen'?"]),
   "objective name": (
     {"objective": {"name": "hinton"}},
-    ["config.objective.name", "'hinton_kd'?", "cross_entropy, gold, hinton_kd, latent, logit_kd"],
+    ["config.objective.name", "'hinton_kd'?", "cross_entropy, first, gold, hinton_kd"],
   ),
   "term name": (
     {
@@ -440,7 +440,7 @@ COMMAND_LINE_MISTAKES = {
   "variant": (["--config=configs/quickstart.py:hug"], ["variant 'hug'", "small, paper"]),
   "section": (
     [TINY, "--config.optimzer.learning_rate=1"],
-    ["config.optimzer does not exist", "'optimizer'?", "batch_size, checkpoint, compare"],
+    ["config.optimzer does not exist", "'optimizer'?", "baseline, batch_size"],
   ),
   "type": ([TINY, "--config.batch_size=many"], ["--config.batch_size=many", "int"]),
 }

@@ -3,6 +3,7 @@
 import itertools
 import json
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -79,7 +80,8 @@ def finished(tmp_path_factory):
     if stage["name"] == "general":
       stage["teacher"] = {"model": {"name": "pretrained", "path": BERT}}
     stages.append(stage)
-  run_job(config | {"stages": stages}, folder / "run")
+  with jax.numpy_dtype_promotion("standard"):  # the module's fixture comes before each test's
+    run_job(config | {"stages": stages}, folder / "run")
   return folder / "run"
 
 
