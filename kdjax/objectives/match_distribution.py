@@ -22,7 +22,7 @@ def match_distribution(
   *,
   shared_tokens: tuple[Sequence[int], Sequence[int]],
   k: int = 5,
-  tail: str = "renormalise_teacher",
+  tail: str = "bucket",
   chunk_size: int | None = None,
 ) -> Objective:
   """KL(teacher || student) where a token of both sides says the same, the label's NLL elsewhere.
@@ -35,8 +35,8 @@ def match_distribution(
     shared_tokens: (student's ids, teacher's ids) of the tokens that both vocabularies have; from a
       config, those of the data.
     k: tokens that the teacher tells at a step; 5 in the paper, whose teacher tells no more.
-    tail: what becomes of the rest, see `kdjax.losses.sparse_forward_kl`. "drop" is the official
-      code's, in which the mass of tokens that the student does not have is lost.
+    tail: what becomes of the rest, the tokens that the student does not have included; see
+      `kdjax.losses.sparse_forward_kl`. "drop" is the official code's, in which it is lost.
     chunk_size: see `token_level`.
 
   Returns:

@@ -25,11 +25,9 @@ SMALL = {
 }
 
 
-def start(
-  workdir: Path, devices: int, config="configs/digits_kd.py", changes=SMALL, **environment: str
-):
-  command = [sys.executable, "-m", "launch.train", f"--config={config}"]
-  command += [f"--workdir={workdir}", *(f"--config.{k}={v}" for k, v in changes.items())]
+def start(workdir: Path, devices: int, **environment: str):
+  command = [sys.executable, "-m", "launch.train", "--config=configs/digits_kd.py"]
+  command += [f"--workdir={workdir}", *(f"--config.{k}={v}" for k, v in SMALL.items())]
   return subprocess.Popen(
     command,
     cwd=ROOT,
@@ -67,42 +65,54 @@ def test_two_processes_give_what_one_gives(tmp_path):
       assert two["results"][row][name] == pytest.approx(one["results"][row][name], rel=1e-3)
 
 
-DOMAINS = """
-import ml_collections
+FOLLOW = """
+import json, sys
 from pathlib import Path
+import jax
+from kdjax import models, teachers
+from kdjax.train.stage import train
+from launch.main import join_processes
 from tests.end_to_end.text import config_of
 
-def get_config():
-  return ml_collections.ConfigDict(config_of(
-    Path({folder!r}), mesh__data=2, total_steps=5, data__validation_fraction=0.2,
-    data__weights={{"counts": 0.9, "letters": 0.1}},
-    domain_weights={{"name": "ddk", "every": 2, "rows": 4}},
-    teacher__train={{"total_steps": 1, "objective": {{"name": "cross_entropy"}}}},
-  ))
+join_processes()
+text, workdir = map(Path, sys.argv[1:])
+config = config_of(
+  text, mesh__data=2, total_steps=3, data__validation_fraction=0.2,
+  data__weights={"counts": 0.9, "letters": 0.1},
+  domain_weights={"name": "ddk", "every": 1, "rows": 4},
+)
+model = models.decoder(num_classes=259, width=8, depth=1, heads=1)
+teacher = teachers.frozen(model, model.init(jax.random.key(0)))
+result, _ = train(config, workdir, teacher, name="student")
+print(json.dumps({"nll": result.evaluation["nll"]}))
 """
 
 
 def test_two_processes_follow_the_domains_as_one_does(tmp_path, text):
-  config = tmp_path / "domains.py"
-  config.write_text(DOMAINS.format(folder=str(text)))
-  own = {"config": str(config), "changes": {}}
+  def follow(name: str, devices: int, **environment: str):
+    return subprocess.Popen(
+      [sys.executable, "-c", FOLLOW, text, tmp_path / name],
+      cwd=ROOT,
+      env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla.flags(devices)} | environment,
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+
   cluster = {"JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}", "JAX_NUM_PROCESSES": "2"}
-  pair = [start(tmp_path / "two", 1, JAX_PROCESS_ID=str(i), **own, **cluster) for i in range(2)]
-  said = [process.communicate(timeout=600)[0] for process in pair]
-  assert [process.returncode for process in pair] == [0, 0], said
-  alone = start(tmp_path / "one", devices=2, **own)
-  assert alone.wait(timeout=600) == 0, alone.stdout.read()
-  results, weights = [], []
+  started = [follow("two", 1, JAX_PROCESS_ID=str(i), **cluster) for i in range(2)]
+  started += [follow("one", 2)]
+  said = [process.communicate(timeout=600)[0] for process in started]
+  assert [process.returncode for process in started] == [0, 0, 0], said
+  nll = [json.loads(each.splitlines()[-1])["nll"] for each in said]
+  weights = {}
   for name in ("one", "two"):
-    meta = tmp_path / name / "checkpoints" / "5" / "meta" / "metadata"
-    weights.append(json.loads(meta.read_text())["data"]["stream"]["weights"])
-    report = json.loads((tmp_path / name / "report.json").read_text())
-    results.append(report["results"]["student_distilled"]["nll"])
-  assert [start for start, _ in weights[0]] == [0, 16, 32]
-  for (_, one), (_, two) in zip(*weights, strict=True):
+    meta = tmp_path / name / "checkpoints" / "3" / "meta" / "metadata"
+    weights[name] = json.loads(meta.read_text())["data"]["stream"]["weights"]
+  assert [start for start, _ in weights["one"]] == [0, 8, 16]
+  for (_, one), (_, two) in zip(*weights.values(), strict=True):
     assert two == pytest.approx(one, rel=1e-3)
   # Hosts with mixtures of their own would have made batches of other rows.
-  assert results[1] == pytest.approx(results[0], rel=1e-3)
+  assert nll[0] == nll[1] == pytest.approx(nll[2], rel=1e-3)
 
 
 def test_half_a_cluster_is_told(tmp_path):

@@ -92,7 +92,9 @@ def test_whole_and_in_chunks_are_the_loss_written_out():
   batch |= {"teacher_place": PLACES}
   values = []
   for chunk in (None, 4):
-    objective = match_distribution(shared_tokens=(OURS, THEIRS), k=3, chunk_size=chunk)
+    objective = match_distribution(
+      shared_tokens=(OURS, THEIRS), k=3, tail="renormalise_teacher", chunk_size=chunk
+    )
     out, _ = applied(objective, *(outputs(s, chunk is not None) for s in (own, other)), batch)
     values.append(float(total(out)))
   assert values[0] == pytest.approx(values[1], rel=1e-5)
