@@ -64,19 +64,16 @@ def match_distribution(
     places = batch[KEY]
     beside = at_positions(teacher, jnp.maximum(places, 0), "the teacher")
 
-    def loss_fn(student_logits, teacher_logits, labels, *, where):
+    def loss_fn(student_logits, teacher_logits, labels, same, *, where):
       vocab = student_logits.shape[-1]
       table = jnp.full(teacher_logits.shape[-1], -1, jnp.int32).at[theirs].set(ours)
       told = losses.top_k_signal(teacher_logits, k=k)
-      same = labels >= vocab  # see below
-      targets = aligned_targets(told, table, jnp.maximum(labels, 0) % vocab, same, vocab)
+      targets = aligned_targets(told, table, jnp.maximum(labels, 0), same, vocab)
       return losses.sparse_forward_kl(student_logits, targets, tail=tail, where=where)
 
-    # A label that is the teacher's too goes in with the vocabulary's size added.
-    vocab = (student.logits if chunk_size is None else student.head.kernel).shape[-1]
-    label = jnp.where((places >= 0) & (batch["label"] >= 0), batch["label"] + vocab, batch["label"])
-    own = dict(batch) | {"label": label}
-    term, _ = map_logits(loss_fn, student, beside, own, chunk_size=chunk_size, labels=True)
+    term, _ = map_logits(
+      loss_fn, student, beside, batch, chunk_size=chunk_size, labels=True, beside=(places >= 0,)
+    )
     aligned = ((places >= 0) & batch["mask"]).sum(dtype=jnp.float32)
     share = (aligned, batch["mask"].sum(dtype=jnp.float32))
     return ObjectiveResult({"": term}, {"aligned": share})
