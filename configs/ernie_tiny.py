@@ -65,7 +65,7 @@ def get_config(variant: str = "small") -> ml_collections.ConfigDict:
   config.teacher.train = {
     "total_steps": 100 if small else 10_000,
     "objective": {"name": "cross_entropy"},
-    "optimizer": {"learning_rate": 1e-4 if small else 2e-5, "warmup_steps": 10},
+    "optimizer": {"learning_rate": 5e-4 if small else 2e-5, "warmup_steps": 10},
   }
   config.optimizer.learning_rate = 1e-3 if small else 5e-5
   config.optimizer.schedule = "linear"
