@@ -20,6 +20,8 @@ from configs import (
   total_variation,
 )
 from kdjax.errors import KdjaxError
+from kdjax.train.cache import cache_teacher
+from kdjax.train.cache_session import CacheOptions, open_session
 from kdjax.train.compare import run_compare
 from kdjax.train.config import check_config
 from kdjax.train.job import dry_run, run_job, variant_of
@@ -86,6 +88,23 @@ def test_an_objective_on_tokens_trains_in_chunks(name, folder, taught):
   if name == "first":
     assert 0.2 < trained[0]["temperature"] < 5
     assert len({row["temperature"] for row in trained}) == 1
+
+
+def test_five_tokens_from_a_cache_are_calibrated_by_the_live_teacher(folder, taught):
+  config = tiny(folder, CONFIGS["first"], teacher__checkpoint=str(taught))
+  options = CacheOptions(kind="top_k", k=5)
+  cache_teacher(open_session(config, options), folder / "signals")
+  told = {"kind": "cached", "cache": str(folder / "signals")}
+  logs = {}
+  for name, teacher in (("live", {}), ("cached", told)):
+    own = config | {"teacher": config["teacher"] | teacher, "total_steps": 1}
+    run_job(own, folder / f"first_{name}")
+    logs[name] = json.loads((folder / f"first_{name}" / "metrics.jsonl").read_text().split("\n")[0])
+  assert logs["cached"]["temperature"] == logs["live"]["temperature"]
+  assert logs["cached"]["loss"] == pytest.approx(logs["live"]["loss"], rel=2e-2)  # it is rounded
+  alone = config | {"teacher": config["teacher"] | told | {"checkpoint": ""}}
+  with pytest.raises(KdjaxError, match=r"give config\.teacher\.checkpoint too"):
+    dry_run(alone)
 
 
 @pytest.mark.parametrize(
