@@ -79,7 +79,8 @@ def test_float64_twins_and_bounds(seed, share, scale):
   forward, reverse = _skewed(student, teacher, share)
   np.testing.assert_allclose(forward, kl64(p, m), rtol=2e-4, atol=1e-6)
   np.testing.assert_allclose(reverse, kl64(q, (1 - share) * p + share * q), rtol=2e-4, atol=1e-6)
-  assert (np.maximum(forward, reverse) <= np.log(1 / share) + 1e-5).all()
+  # Sums of seven products in float32: relative to the bound, which is 6.9 for the smallest share.
+  assert (np.maximum(forward, reverse) <= np.log(1 / share) * (1 + 1e-5) + 1e-6).all()
 
 
 _rescaled_slopes = jit(
