@@ -66,6 +66,9 @@ def get_config() -> ConfigDict:
   config.samples = {"prompts": (), "max_new_tokens": 40}
   # Students and teachers of launch.capacity_gap, as lists of what differs from those above.
   config.capacity_gap = ConfigDict()
+  # The methods of launch.leaderboard, name to overrides of this config, and which the others are
+  # compared with.
+  config.leaderboard = ConfigDict()
   # What the method is compared with: overrides of this config.
   config.baseline = {"objective": {"name": "cross_entropy"}}
   config.compare = {

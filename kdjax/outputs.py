@@ -34,6 +34,10 @@ class Head:
   def kernel(self) -> Float[Array, "width vocab"]:
     return self.weight.T if self.tied else self.weight
 
+  @property
+  def num_classes(self) -> int:
+    return self.weight.shape[0 if self.tied else -1]
+
   def product(self, hidden: Float[Array, "*batch width"]) -> Float[Array, "*batch vocab"]:
     """float32 product with the weight, taken in the dtype of `hidden`."""
     contracted = ((hidden.ndim - 1,), (1 if self.tied else 0,)), ((), ())

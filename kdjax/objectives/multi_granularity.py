@@ -80,8 +80,8 @@ def multi_granularity(
       raise KdjaxError(f"multi_granularity: {name} = {value} must be at least 1")
 
   def init(rng, student, teacher, batch):
-    classes = student.logits if chunk_size is None else student.head.kernel
-    read = min(top_k, classes.shape[-1])
+    classes = student.logits.shape[-1] if chunk_size is None else student.head.num_classes
+    read = min(top_k, classes)
     params = init_mlp(rng, (2 * read, hidden, 2))
     # Every position starts from the same window.
     kernel = jnp.zeros_like(params["layer1"]["kernel"])

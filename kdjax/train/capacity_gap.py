@@ -55,7 +55,7 @@ def run_grid(
     for side, every in (("students", students), ("teachers", teachers))
   }
   dry_run(students[0])
-  higher = config["eval"]["higher_is_better"]
+  metric, higher = config["eval"]["best_metric"], config["eval"]["higher_is_better"]
   numbers = [config["seed"] + i for i in range(seeds)]
   runs = []
   for place, each in enumerate(teachers):
@@ -63,11 +63,12 @@ def run_grid(
     teacher, *_ = prepare_teacher(each, folder, stop=stop)
     for index, student in enumerate(students):
       pair = merge(student, {"teacher": {"model": each["teacher"]["model"]}})
-      scores = train_seeds(pair, folder / f"student{index}", teacher, numbers, stop)
-      runs += [Run(sizes["students"][index], sizes["teachers"][place], own) for own in scores]
+      evaluations = train_seeds(pair, folder / f"student{index}", teacher, numbers, stop)
+      sides = sizes["students"][index], sizes["teachers"][place]
+      runs += [Run(*sides, own[metric]) for own in evaluations]
   law = fit_capacity_gap(runs, higher_is_better=higher)
   result = {
-    "metric": config["eval"]["best_metric"],
+    "metric": metric,
     "higher_is_better": higher,
     "runs": [run._asdict() for run in runs],
     "law": law._asdict() | {"best": [best._asdict() for best in law.best]},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +51,12 @@ def run_compare(
   dry_run(config, VARIANTS)
   teacher, results, _ = prepare_teacher(config, workdir, stop=stop)
   numbers = [config["seed"] + i for i in range(seeds)]
-  values = {
-    variant: train_seeds(variant_of(config, variant), workdir / variant, teacher, numbers, stop)
-    for variant in VARIANTS
-  }
   metric, higher = config["eval"]["best_metric"], config["eval"]["higher_is_better"]
+  values = {}
+  for variant in VARIANTS:
+    own = variant_of(config, variant)
+    evaluations = train_seeds(own, workdir / variant, teacher, numbers, stop)
+    values[variant] = [evaluation[metric] for evaluation in evaluations]
   comparison = {
     "metric": metric,
     "higher_is_better": higher,
@@ -74,32 +76,31 @@ def run_compare(
 
 def train_seeds(
   config: Config, folder: Path, teacher: Teacher | None, seeds: list[int], stop: Stop
-) -> list[float]:
-  """The final metric of each seed: side by side in one program, or one after the other.
+) -> list[dict[str, Any]]:
+  """The final evaluation of each seed: side by side in one program, or one after the other.
 
   Seeds of a method of stages run one after the other.
   """
-  metric = config["eval"]["best_metric"]
   single = config["stages"] is None
   splits = select(config, folder, teacher, stop=stop) if single else None
   if config["compare"]["vectorize"] and single:
     # The best seed's checkpoint is of no use: only the newest are kept.
     own = config | {"checkpoint": config["checkpoint"] | {"keep_best": 0}}
     result, _ = train(own, folder, teacher, name=folder.name, stop=stop, seeds=seeds, splits=splits)
-    evaluations = [
-      {name.removeprefix(f"seed{i}/"): value for name, value in result.evaluation.items()}
-      for i in range(len(seeds))
-    ]
-  else:
-    evaluations = [
-      train_stages(
-        config | {"seed": seed},
-        folder / f"seed{seed}",
-        teacher,
-        name=f"{folder.name} seed {seed}",
-        stop=stop,
-        splits=splits,
-      )[0].evaluation
-      for seed in seeds
-    ]
-  return [evaluation[metric] for evaluation in evaluations]
+    return [_of_seed(result.evaluation, i) for i in range(len(seeds))]
+  return [
+    train_stages(
+      config | {"seed": seed},
+      folder / f"seed{seed}",
+      teacher,
+      name=f"{folder.name} seed {seed}",
+      stop=stop,
+      splits=splits,
+    )[0].evaluation
+    for seed in seeds
+  ]
+
+
+def _of_seed(evaluation: Mapping[str, Any], place: int) -> dict[str, Any]:
+  prefix = f"seed{place}/"
+  return {k.removeprefix(prefix): v for k, v in evaluation.items() if k.startswith(prefix)}

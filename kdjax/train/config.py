@@ -23,6 +23,7 @@ FIELDS: Mapping[str, Any] = {
   "domain_weights": dict,
   "selection": dict,
   "capacity_gap": dict,
+  "leaderboard": dict,
   "student": dict,
   "teacher": {
     "kind": str,
@@ -80,6 +81,7 @@ NOT_IDENTITY = (
   "teacher",
   "samples",
   "capacity_gap",
+  "leaderboard",
   "stages",
 )
 

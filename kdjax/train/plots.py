@@ -211,6 +211,30 @@ def paired_dots(
   return _png(figure)
 
 
+def ranked_dots(
+  values: Mapping[str, Sequence[float]], *, metric: str, reference: str, teacher: float | None
+) -> bytes:
+  """A line a method in the given order: a dot for each seed, a bar for their mean."""
+  figure = _figure(7.2, 1.0 + 0.3 * len(values))
+  axes = _axes(figure, 1, 1, 1)
+  for place, (name, own) in enumerate(values.items()):
+    colour = PALETTE[1] if name == reference else PALETTE[0]
+    axes.scatter(own, [place] * len(own), s=22, color=colour, alpha=0.55, lw=0, zorder=3)
+    axes.plot([np.mean(own)] * 2, [place - 0.3, place + 0.3], color=colour, lw=2.4, zorder=4)
+  axes.axvline(np.mean(values[reference]), color=PALETTE[1], lw=1, ls=(0, (4, 3)), zorder=1)
+  spread = np.concatenate([np.asarray(own, float) for own in values.values()])
+  # A teacher far from all students would squeeze them into one place.
+  if _finite(teacher) and abs(teacher - spread.mean()) <= 4 * np.ptp(spread):
+    axes.axvline(teacher, color=INK, lw=1, ls=(0, (4, 3)), zorder=1)
+    axes.annotate("teacher", (teacher, -0.9), ha="center", fontsize=8.5, annotation_clip=False)
+  axes.set_yticks(range(len(values)), list(values))
+  axes.set_ylim(len(values) - 0.4, -0.6)
+  axes.set_xlabel(metric)
+  axes.grid(axis="x", color=FAINT, lw=0.6)
+  axes.tick_params(axis="y", length=0)
+  return _png(figure)
+
+
 def _bars(axes: Axes, values: Mapping[str, float], title: str, colours: Mapping[str, str]) -> None:
   names = list(values)
   axes.barh(names, list(values.values()), color=[colours[name] for name in names], height=0.62)

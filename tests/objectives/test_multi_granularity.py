@@ -123,6 +123,15 @@ def test_the_network_starts_from_the_stated_window(start):
   np.testing.assert_allclose(value, mean["loss/kd"] + mean["loss/ce"] + spans, rtol=1e-5)
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_head_is_read_by_its_shape_alone(tied):
+  weight = jax.ShapeDtypeStruct((CLASSES, WIDTH) if tied else (WIDTH, CLASSES), jnp.float32)
+  side = Outputs(head=Head(weight, tied=tied))
+  objective = multi_granularity(hidden=8, chunk_size=2)
+  params = objective.init(jax.random.key(0), side, side, BATCH).params
+  assert params["layer0"]["kernel"].shape == (2 * CLASSES, 8)
+
+
 @pytest.mark.parametrize("least_mass", [0.5, 1.0])
 def test_no_window_is_narrower_than_the_least_mass(least_mass):
   params = {"layer0": {"kernel": jnp.eye(2), "bias": jnp.zeros(2)}}
