@@ -24,10 +24,17 @@ SMALL = {
 }
 
 
-def start(workdir: Path, *, devices: int = 1, log: Path | None = None, **overrides):
-  """`python -m launch.train --config=configs/digits_kd.py` as a process of its own."""
-  fields = SMALL | overrides
-  command = [sys.executable, "-m", "launch.train", "--config=configs/digits_kd.py"]
+def start(
+  workdir: Path,
+  *,
+  devices: int = 1,
+  log: Path | None = None,
+  config: str = "configs/digits_kd.py",
+  **overrides,
+):
+  """`python -m launch.train --config=CONFIG` as a process of its own; digits are cut to `SMALL`."""
+  fields = SMALL | overrides if config == "configs/digits_kd.py" else overrides
+  command = [sys.executable, "-m", "launch.train", f"--config={config}"]
   command += [f"--workdir={workdir}", *(f"--config.{k}={v}" for k, v in fields.items())]
   environment = os.environ | {
     "JAX_PLATFORMS": "cpu",
@@ -42,7 +49,7 @@ def start(workdir: Path, *, devices: int = 1, log: Path | None = None, **overrid
 def finish(workdir: Path, **arguments) -> dict:
   """Runs to the end; returns `report.json`."""
   process = start(workdir, **arguments)
-  output, _ = process.communicate(timeout=300)
+  output, _ = process.communicate(timeout=600)
   assert process.returncode == 0, output
   return json.loads((workdir / "report.json").read_text())
 
@@ -73,6 +80,4 @@ def kill_when(process, ready, *, number=signal.SIGKILL, delay: float = 0.0, time
 def rows(workdir: Path) -> list[dict]:
   """The metrics log without its timings."""
   lines = (workdir / "metrics.jsonl").read_text().splitlines()
-  return [
-    {k: v for k, v in json.loads(line).items() if k != "examples_per_second"} for line in lines
-  ]
+  return [{k: v for k, v in json.loads(line).items() if "per_second" not in k} for line in lines]
