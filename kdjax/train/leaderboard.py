@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,7 @@ from kdjax.train.stage import Stop
 
 FIELD = "config.leaderboard"
 DONE = "evaluations.json"
+LOG = logging.getLogger("kdjax")
 
 
 def run_leaderboard(
@@ -63,6 +65,7 @@ def run_leaderboard(
     if not (workdir / name / DONE).is_file():
       with within(f"{FIELD}.methods.{name}"):
         dry_run(own)
+      LOG.info("%s: its config is right", name)
   teacher, results, _ = prepare_teacher(config, workdir, stop=stop)
   evaluations = {
     name: _evaluations(own, workdir / name, teacher, numbers, stop) for name, own in methods.items()

@@ -13,11 +13,13 @@ from configs import (
   decoupled_kd,
   first,
   generalized_jsd,
+  gold,
   miniplm,
   skewed_kl,
   specializing_small_lms,
   taid,
   total_variation,
+  uld,
 )
 from kdjax.errors import KdjaxError
 from kdjax.train.cache import cache_teacher
@@ -108,7 +110,8 @@ def test_five_tokens_from_a_cache_are_calibrated_by_the_live_teacher(folder, tau
 
 
 @pytest.mark.parametrize(
-  "module", [*MODULES.values(), capacity_gap_law, ddk, miniplm, specializing_small_lms]
+  "module",
+  [*MODULES.values(), capacity_gap_law, ddk, gold, miniplm, specializing_small_lms, uld],
 )
 def test_every_variant_is_a_config(module):
   for variant in ("small", "paper"):
