@@ -71,6 +71,8 @@ class Outputs:
 
   Attributes:
     logits: [B, V] or [B, T, V], unnormalised.
+    distillation_logits: [B, V], of the head that reads DeiT's distillation token; `logits` is then
+      the mean of both heads.
     hidden: [B, D] or [B, T, D], what the last linear layer (the head) reads.
     head: that layer; `head.logits(hidden)` is `logits`.
     hidden_states: after each layer, [L, B, T, D], or a tuple of [B, D_l] where widths differ.
@@ -86,6 +88,7 @@ class Outputs:
   """
 
   logits: Float[Array, "*batch vocab"] | None = None
+  distillation_logits: Float[Array, "batch vocab"] | None = None
   hidden: Float[Array, "*batch width"] | None = None
   head: Head | None = None
   hidden_states: Float[Array, "layer *batch width"] | tuple[Array, ...] | None = None

@@ -31,9 +31,29 @@ def one_of(field: str, value: Any, allowed: Collection[str]) -> None:
   require(value in allowed, field, value, f"one of {sorted(allowed)}")
 
 
-def dropout_rate(value: float) -> None:
+def dropout_rate(value: float, field: str = "dropout") -> None:
   is_number = isinstance(value, int | float) and not isinstance(value, bool)
-  require(is_number and 0 <= value < 1, "dropout", value, "a number in [0, 1)")
+  require(is_number and 0 <= value < 1, field, value, "a number in [0, 1)")
+
+
+def stages(**fields: Any) -> None:
+  """Every field must list a positive integer for each stage; all have as many."""
+  first = len(next(iter(fields.values()))) if _is_list(next(iter(fields.values()))) else 0
+  for field, value in fields.items():
+    told = f"a list of integers, one for each stage, as many in {', '.join(fields)}"
+    require(_is_list(value) and len(value) == first and first > 0, field, value, told)
+    positive(**{f"{field}[{i}]": own for i, own in enumerate(value)})
+
+
+def shrinks(image_shape: tuple[int, int, int], factor: int) -> None:
+  """Height and width must be multiples of the factor by which the model shrinks them."""
+  height, width, _ = image_shape
+  fits = height % factor == 0 and width % factor == 0
+  require(fits, "image_shape", image_shape, f"height and width that are multiples of {factor}")
+
+
+def _is_list(value: Any) -> bool:
+  return isinstance(value, tuple | list)
 
 
 def compute_dtype(name: str) -> Any:
@@ -42,20 +62,27 @@ def compute_dtype(name: str) -> Any:
   return _DTYPES[name]
 
 
-def image_input(image_shape: tuple[int, int, int]) -> Callable[[Batch], tuple[jax.Array]]:
-  """Picks `batch["image"]` and holds its shape against the one the model was built for."""
+def channels(image_shape: tuple[int, int, int]) -> int:
+  """The channels of an image shape, which is checked."""
   is_triple = isinstance(image_shape, tuple | list) and len(image_shape) == 3
   require(is_triple, "image_shape", image_shape, "(height, width, channels)")
-  height, width, channels = image_shape
-  positive(height=height, width=width, channels=channels)
+  height, width, depth = image_shape
+  positive(height=height, width=width, channels=depth)
+  return depth
+
+
+def image_input(image_shape: tuple[int, int, int]) -> Callable[[Batch], tuple[jax.Array]]:
+  """Picks `batch["image"]` and holds its shape against the one the model was built for."""
+  channels(image_shape)
+  height, width, depth = image_shape
 
   def pick(batch: Batch) -> tuple[jax.Array]:
     if "image" not in batch:
       raise KdjaxError(f"the batch has no key 'image' for an image model; it has {sorted(batch)}")
     image = batch["image"]
-    if image.shape[1:] != (height, width, channels):
+    if image.shape[1:] != (height, width, depth):
       raise KdjaxError(
-        f"batch['image'] has shape {image.shape}; wanted [B, {height}, {width}, {channels}], "
+        f"batch['image'] has shape {image.shape}; wanted [B, {height}, {width}, {depth}], "
         "the model's image_shape"
       )
     return (image,)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -58,9 +58,63 @@ def linear(
   )
 
 
-def layer_norm(size: int, *, rngs: nnx.Rngs) -> nnx.LayerNorm:
+def layer_norm(size: int, *, rngs: nnx.Rngs, epsilon: float = 1e-6) -> nnx.LayerNorm:
   """Layer norm in float32; the caller casts what goes in and comes out."""
-  return nnx.LayerNorm(size, scale_metadata=named("norm"), bias_metadata=named("norm"), rngs=rngs)
+  return nnx.LayerNorm(
+    size,
+    epsilon=epsilon,
+    scale_metadata=named("norm"),
+    bias_metadata=named("norm"),
+    rngs=rngs,
+  )
+
+
+class Depth(NamedTuple):
+  """How many layers a stack of a checkpoint has; what `spec.stacks` maps its name to."""
+
+  depth: int
+
+
+class Depthwise(nnx.Module):
+  """A square convolution of each channel by itself, with a bias; height and width stay.
+
+  A sum of shifted copies rather than XLA's grouped convolution: on a mesh that splits channels the
+  partitioner returned doubled gradients of its kernel, without a warning, and inside a scan it was
+  sixteen times slower on CPU. Outside both are equally fast there.
+  """
+
+  def __init__(self, width: int, size: int, *, stride: int = 1, use_bias: bool = True, dtype, rngs):
+    kernel = jax.random.truncated_normal(rngs.params(), -2, 2, (size, size, width))
+    self.kernel = nnx.Param(kernel / size, **named(None, None, "embed"))
+    self.bias = nnx.Param(jnp.zeros((width,)), **named("embed")) if use_bias else None
+    self.size, self.stride, self.dtype = size, stride, dtype
+
+  def __call__(self, x: Float[Array, "batch height width channel"]) -> Array:
+    before, step = (self.size - 1) // 2, self.stride
+    after = self.size - 1 - before
+    height, width = x.shape[1:3]
+    kernel = self.kernel[...].astype(self.dtype)
+    x = jnp.pad(x, ((0, 0), (before, after), (before, after), (0, 0)))
+    out = sum(
+      x[:, i : i + height : step, j : j + width : step] * kernel[i, j][None, None, None]
+      for i in range(self.size)
+      for j in range(self.size)
+    )
+    return out if self.bias is None else out + self.bias[...].astype(self.dtype)[None, None, None]
+
+
+def keep_branch(
+  branch: Float[Array, "batch *dims"], rate: float | Array, rngs: nnx.Rngs | None
+) -> Float[Array, "batch *dims"]:
+  """Stochastic depth: leaves a residual branch out of some examples, whole; none without `rngs`.
+
+  What stays is divided by the share that stays (Huang et al., https://arxiv.org/abs/1603.09382).
+  """
+  if rngs is None:
+    return branch
+  shape = (branch.shape[0],) + (1,) * (branch.ndim - 1)
+  kept = jax.random.bernoulli(rngs.dropout(), 1 - rate, shape)
+  return jnp.where(kept, branch / jnp.asarray(1 - rate, branch.dtype), 0)
 
 
 def dropout_rngs(rate: float, train: bool, rngs: nnx.Rngs | None) -> nnx.Rngs | None:

@@ -15,6 +15,7 @@ from kdjax.models import checks
 from kdjax.models.base import Model, functional
 from kdjax.models.layers import (
   REMAT,
+  Depth,
   check_segment,
   dropout_rngs,
   layer_norm,
@@ -24,14 +25,74 @@ from kdjax.models.layers import (
   scan_layers,
   stacked,
 )
-from kdjax.outputs import Outputs
+from kdjax.outputs import Head, Outputs
 
 _LAYER_TAPS = frozenset({"hidden_states", "queries", "keys", "values", "attention"})
 _TAPS = _LAYER_TAPS | {"logits", "hidden", "head", "embedding", "segment"}
+POOLS = ("mean", "cls", "distilled")
 
 # Its derivative is rebuilt from its input, which keeps one wide array in place of several. A scan
 # writes to memory what it keeps, so that on CPU this halves the time of a training step.
-_gelu = jax.checkpoint(jax.nn.gelu, prevent_cse=False)
+_ACTIVATIONS = {
+  name: jax.checkpoint(function, prevent_cse=False)
+  for name, function in {
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": jax.nn.gelu,
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+  }.items()
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ViTSpec:
+  """Sizes and kind of a vision transformer.
+
+  Attributes:
+    image: height and width of the images.
+    channels: of the images.
+    num_classes: size of the logits.
+    patch: side of a patch in pixels.
+    width: of the residual stream.
+    depth: number of blocks.
+    heads: of attention.
+    mlp_width: hidden width of the MLPs.
+    pool: see `vit`.
+    activation: "gelu", "gelu_tanh" (its approximation) or "quick_gelu".
+    eps: of the norms.
+    qkv_bias: whether queries, keys and values have biases.
+    patch_bias: whether the patches' embedding has one.
+    embed_norm: a norm before the first block, as CLIP has it.
+    family: for conversion.
+  """
+
+  image: tuple[int, int]
+  channels: int
+  num_classes: int
+  patch: int
+  width: int
+  depth: int
+  heads: int
+  mlp_width: int
+  pool: str = "mean"
+  activation: str = "gelu_tanh"
+  eps: float = 1e-6
+  qkv_bias: bool = True
+  patch_bias: bool = True
+  embed_norm: bool = False
+  family: str = "vit"
+
+  @property
+  def tied(self) -> bool:
+    return False
+
+  @property
+  def stacks(self) -> dict[str, Depth]:
+    return {"blocks": Depth(self.depth)}
+
+  @property
+  def tokens(self) -> int:
+    """Learned tokens before the patches."""
+    return POOLS.index(self.pool)
 
 
 def _attend(query, key, value) -> tuple[Array, Float[Array, "batch head time time"]]:
@@ -48,7 +109,8 @@ def _normed(norm: nnx.LayerNorm, hidden: Array) -> Array:
 class _Block(nnx.Module):
   """Pre-norm transformer block."""
 
-  def __init__(self, width: int, *, heads: int, mlp_width: int, dropout: float, dtype, rngs):
+  def __init__(self, spec: ViTSpec, *, dropout: float, dtype, rngs):
+    width, heads, mlp_width = spec.width, spec.heads, spec.mlp_width
     general = functools.partial(nnx.LinearGeneral, dtype=dtype, rngs=rngs)
     split = (heads, width // heads)
 
@@ -56,11 +118,12 @@ class _Block(nnx.Module):
       return general(
         width,
         split,
+        use_bias=spec.qkv_bias,
         kernel_metadata=named("embed", heads_name, "head_dim"),
         bias_metadata=named(heads_name, "head_dim"),
       )
 
-    self.norm_attention = layer_norm(width, rngs=rngs)
+    self.norm_attention = layer_norm(width, rngs=rngs, epsilon=spec.eps)
     self.query = project("heads")
     self.key = project("kv_heads")
     self.value = project("kv_heads")
@@ -71,10 +134,11 @@ class _Block(nnx.Module):
       kernel_metadata=named("heads", "head_dim", "embed"),
       bias_metadata=named("embed"),
     )
-    self.norm_mlp = layer_norm(width, rngs=rngs)
+    self.norm_mlp = layer_norm(width, rngs=rngs, epsilon=spec.eps)
     self.up = linear(width, mlp_width, ("embed", "mlp"), rngs=rngs, dtype=dtype)
     self.down = linear(mlp_width, width, ("mlp", "embed"), rngs=rngs, dtype=dtype)
     self.dropout = nnx.Dropout(dropout)
+    self.activation = spec.activation
 
   def __call__(
     self, hidden: Float[Array, "batch time width"], key: Array | None, taps: frozenset[str]
@@ -95,7 +159,8 @@ class _Block(nnx.Module):
         attended = jax.nn.dot_product_attention(queries, keys, values)
     hidden = hidden + drop(self.out(checkpoint_name(attended, "attended")))
     hidden = checkpoint_name(hidden, "between")
-    hidden = hidden + drop(self.down(_gelu(self.up(_normed(self.norm_mlp, hidden)))))
+    wide = _ACTIVATIONS[self.activation](self.up(_normed(self.norm_mlp, hidden)))
+    hidden = hidden + drop(self.down(wide))
 
     given = {
       "hidden_states": hidden,
@@ -108,28 +173,34 @@ class _Block(nnx.Module):
 
 
 class _ViT(nnx.Module):
-  def __init__(
-    self, *, patches, patch, channels, num_classes, width, depth, heads, mlp_ratio, dropout, pool,
-    remat, dtype, rngs,
-  ):  # fmt: skip
-    self.embed = linear(patch * patch * channels, width, (None, "embed"), rngs=rngs, dtype=dtype)
-    self.has_class_token = pool == "cls"
-    if self.has_class_token:
+  def __init__(self, spec: ViTSpec, *, dropout: float, remat: str, dtype, rngs: nnx.Rngs):
+    patch, width = spec.patch, spec.width
+    self.embed = linear(
+      patch * patch * spec.channels,
+      width,
+      (None, "embed"),
+      rngs=rngs,
+      dtype=dtype,
+      use_bias=spec.patch_bias,
+    )
+    if spec.tokens:
       self.class_token = nnx.Param(jnp.zeros((1, width)), **named(None, "embed"))
-    tokens = patches + self.has_class_token
+    if spec.tokens == 2:
+      self.distillation_token = nnx.Param(jnp.zeros((1, width)), **named(None, "embed"))
+    rows, columns = spec.image
+    tokens = (rows // patch) * (columns // patch) + spec.tokens
     position = 0.02 * jax.random.normal(rngs.params(), (tokens, width))
     self.position = nnx.Param(position, **named(None, "embed"))
+    if spec.embed_norm:
+      self.embed_norm = layer_norm(width, rngs=rngs, epsilon=spec.eps)
     self.blocks = stacked(
-      lambda rngs: _Block(
-        width, heads=heads, mlp_width=mlp_ratio * width, dropout=dropout, dtype=dtype, rngs=rngs
-      ),
-      depth,
-      rngs,
+      lambda rngs: _Block(spec, dropout=dropout, dtype=dtype, rngs=rngs), spec.depth, rngs
     )
-    self.norm = layer_norm(width, rngs=rngs)
-    self.head = linear(width, num_classes, ("embed", "vocab"), rngs=rngs)
-    self.patch = patch
-    self.depth = depth
+    self.norm = layer_norm(width, rngs=rngs, epsilon=spec.eps)
+    self.head = linear(width, spec.num_classes, ("embed", "vocab"), rngs=rngs)
+    if spec.tokens == 2:
+      self.distillation_head = linear(width, spec.num_classes, ("embed", "vocab"), rngs=rngs)
+    self.spec = spec
     self.dropout = dropout
     self.remat = remat
     self.dtype = dtype
@@ -137,17 +208,20 @@ class _ViT(nnx.Module):
   def _tokens(self, image: Float[Array, "batch height width channel"]) -> Array:
     """Cuts patches by reshape and embeds them by matmul, which maps cheaply over seeds."""
     batch, height, width, channels = image.shape
-    p = self.patch
+    p = self.spec.patch
     image = image.reshape(batch, height // p, p, width // p, p, channels)
     patches = image.swapaxes(2, 3).reshape(batch, -1, p * p * channels)
     tokens = self.embed(patches.astype(self.dtype))
-    if self.has_class_token:
-      first = jnp.broadcast_to(self.class_token[...], (batch, 1, tokens.shape[-1]))
+    names = ("class_token", "distillation_token")[: self.spec.tokens]
+    if names:
+      first = jnp.concatenate([getattr(self, name)[...] for name in names])
+      first = jnp.broadcast_to(first[None], (batch, *first.shape))
       tokens = jnp.concatenate([first.astype(self.dtype), tokens], axis=1)
-    return tokens + self.position[...].astype(self.dtype)[None]
+    tokens = tokens + self.position[...].astype(self.dtype)[None]
+    return _normed(self.embed_norm, tokens) if self.spec.embed_norm else tokens
 
   def _run(self, hidden: Array, rngs=None, taps=frozenset(), start=0, stop=None):
-    keys = None if rngs is None else jax.random.split(rngs.dropout(), self.depth)
+    keys = None if rngs is None else jax.random.split(rngs.dropout(), self.spec.depth)
     return scan_layers(
       self.blocks,
       lambda block, hidden, key: block(hidden, key, taps),
@@ -159,15 +233,34 @@ class _ViT(nnx.Module):
     )
 
   def segment(self, hidden: Array, start: int, stop: int, *inputs: Array) -> Array:
-    check_segment(start, stop, self.depth)
+    check_segment(start, stop, self.spec.depth)
     return self._run(hidden.astype(self.dtype), start=start, stop=stop)[0]
 
   def __call__(self, image, *, taps, train, rngs) -> Outputs:
     rngs = dropout_rngs(self.dropout, train, rngs)
     hidden, collected = self._run(self._tokens(image), rngs, taps)
     hidden = self.norm(hidden.astype(jnp.float32))
-    pooled = hidden[:, 0] if self.has_class_token else hidden.mean(1)
-    return dataclasses.replace(read_out(self.head, pooled, taps), **collected)
+    if self.spec.tokens == 2:
+      out = self._read_both(hidden[:, 0], hidden[:, 1], taps)
+    else:
+      pooled = hidden[:, 0] if self.spec.tokens else hidden.mean(1)
+      out = read_out(self.head, pooled, taps)
+    return dataclasses.replace(out, **collected)
+
+  def _read_both(self, first: Array, second: Array, taps: frozenset[str]) -> Outputs:
+    """The mean of two heads is one head that reads both tokens side by side."""
+    hidden = jnp.concatenate([first, second], axis=-1)
+    heads = self.head, self.distillation_head
+    kernel = jnp.concatenate([head.kernel[...] for head in heads]) / 2
+    bias = sum(head.bias[...] for head in heads) / 2
+    head = Head(kernel, bias)
+    return Outputs(
+      logits=head.logits(hidden) if "logits" in taps else None,
+      distillation_logits=self.distillation_head(second) if "distillation_logits" in taps else None,
+      hidden=hidden if "hidden" in taps else None,
+      head=head if "head" in taps else None,
+      embedding=hidden if "embedding" in taps else None,
+    )
 
 
 def vit(
@@ -200,7 +293,9 @@ def vit(
     heads: attention heads; divides width.
     mlp_ratio: hidden width of the MLP over D.
     dropout: rate in [0, 1) on both branches of a block, when training.
-    pool: what the head reads: "mean" over patches, or "cls", a learned first token.
+    pool: what the head reads: "mean" over patches; "cls", a learned first token; or "distilled",
+      DeiT's two first tokens, each with a head of its own, of which `logits` is the mean. The
+      second is to learn from the teacher (see `kdjax.objectives.distillation_token`).
     remat: what the backward pass recomputes instead of keeping: "none"; "mlp", attention
       probabilities and the inside of the MLP; "full", the whole block.
     dtype: compute dtype of the blocks, "float32" or "bfloat16". Parameters, the final norm, the
@@ -208,8 +303,9 @@ def vit(
 
   Returns:
     A model with the taps logits, hidden, head, hidden_states, queries, keys, values, attention,
-    embedding (pooled, the same as hidden) and segment. T is the number of patches, plus one for
-    "cls". Asking for attention computes the probabilities explicitly.
+    embedding (pooled, the same as hidden) and segment; with two tokens distillation_logits too. T
+    is the number of patches and tokens. Asking for attention computes the probabilities
+    explicitly.
 
   Raises:
     KdjaxError: if a hyper-parameter is out of its range.
@@ -224,9 +320,11 @@ def vit(
 
   Reference:
     Dosovitskiy et al., "An Image is Worth 16x16 Words: Transformers for Image Recognition at
-    Scale", ICLR 2021, https://arxiv.org/abs/2010.11929
+    Scale", ICLR 2021, https://arxiv.org/abs/2010.11929; for "distilled", Touvron et al., "Training
+    data-efficient image transformers & distillation through attention", ICML 2021,
+    https://arxiv.org/abs/2012.12877
   """
-  inputs = checks.image_input(image_shape)
+  checks.channels(image_shape)
   checks.positive(
     num_classes=num_classes, patch=patch, width=width, depth=depth, heads=heads, mlp_ratio=mlp_ratio
   )
@@ -234,26 +332,37 @@ def vit(
   fits = rows % patch == 0 and columns % patch == 0
   checks.require(fits, "patch", patch, f"a divisor of the image's sides, {rows} and {columns}")
   checks.require(width % heads == 0, "heads", heads, f"a divisor of width, {width}")
+  checks.one_of("pool", pool, POOLS)
+  spec = ViTSpec(
+    image=(rows, columns),
+    channels=channels,
+    num_classes=num_classes,
+    patch=patch,
+    width=width,
+    depth=depth,
+    heads=heads,
+    mlp_width=mlp_ratio * width,
+    pool=pool,
+    family="deit" if pool == "distilled" else "vit",
+  )
+  return vit_model(spec, dropout=dropout, remat=remat, dtype=dtype)
+
+
+def vit_model(
+  spec: ViTSpec, *, dropout: float = 0.0, remat: str = "none", dtype: str = "float32"
+) -> Model:
+  """The model of a spec; see `vit` for the rest."""
   checks.dropout_rate(dropout)
-  checks.one_of("pool", pool, {"mean", "cls"})
   checks.one_of("remat", remat, REMAT)
   compute_dtype = checks.compute_dtype(dtype)
 
   def build(rngs: nnx.Rngs) -> nnx.Module:
-    return _ViT(
-      patches=(rows // patch) * (columns // patch),
-      patch=patch,
-      channels=channels,
-      num_classes=num_classes,
-      width=width,
-      depth=depth,
-      heads=heads,
-      mlp_ratio=mlp_ratio,
-      dropout=dropout,
-      pool=pool,
-      remat=remat,
-      dtype=compute_dtype,
-      rngs=rngs,
-    )
+    return _ViT(spec, dropout=dropout, remat=remat, dtype=compute_dtype, rngs=rngs)
 
-  return functional(build, inputs=inputs, taps=_TAPS, num_classes=num_classes)
+  return functional(
+    build,
+    inputs=checks.image_input((*spec.image, spec.channels)),
+    taps=_TAPS | ({"distillation_logits"} if spec.tokens == 2 else frozenset()),
+    num_classes=spec.num_classes,
+    spec=spec,
+  )

@@ -16,8 +16,10 @@ from kdjax.outputs import TAPS
 SHAPE = (8, 8, 2)
 CLASSES = 10
 SMALL = {
+  "convnext": {"widths": (4, 8), "depths": (1, 2), "patch": 2},
   "mlp": {"hidden": (16, 12)},
   "resnet": {"depth": 8, "width": 4},
+  "swin": {"width": 8, "depths": (2, 2), "heads": (2, 4), "patch": 1, "window": 4},
   "vit": {"patch": 4, "width": 16, "depth": 3, "heads": 2, "mlp_ratio": 2},
 }
 # Mesh axes of the logical names; the batch is split over the first two axes of the mesh.
