@@ -4,11 +4,24 @@ from kdjax.models.base import Model as Model
 from kdjax.models.base import ModelVars as ModelVars
 from kdjax.models.base import functional as functional
 from kdjax.models.convnext import convnext
+from kdjax.models.imagenet_resnet import imagenet_resnet
 from kdjax.models.multilayer_perceptron import mlp
 from kdjax.models.pretrained import decoder, pretrained
+from kdjax.models.pretrained_image import pretrained_image
 from kdjax.models.residual_network import resnet
 from kdjax.models.swin import swin
 from kdjax.models.text_classifier import text_classifier
 from kdjax.models.vision_transformer import vit
 
-__all__ = ["convnext", "decoder", "mlp", "pretrained", "resnet", "swin", "text_classifier", "vit"]
+__all__ = [
+  "convnext",
+  "decoder",
+  "imagenet_resnet",
+  "mlp",
+  "pretrained",
+  "pretrained_image",
+  "resnet",
+  "swin",
+  "text_classifier",
+  "vit",
+]

@@ -82,6 +82,10 @@ def pretrained(
   if adapter is not None and weights is not True:
     raise KdjaxError(f"an adapter needs weights to adapt; weights = {weights!r} must be True")
   parent = Parent(checkpoint, whole, calibration, calibration_rows, dtype)
+  if not isinstance(whole, Spec | Seq2SeqSpec):
+    raise KdjaxError(
+      f"{checkpoint.path} holds a {whole.family} model of images; use the model pretrained_image"
+    )
   if isinstance(whole, Seq2SeqSpec):
     if layers is not None or any(sizes.values()):
       raise KdjaxError("layers and sizes of an encoder-decoder cannot be selected; leave them out")

@@ -19,7 +19,7 @@ _TAPS = frozenset({"logits", "hidden", "head", "features", "embedding"})
 _STAGES = ("stage1", "stage2", "stage3")
 
 
-class _ConvNorm(nnx.Module):
+class ConvNorm(nnx.Module):
   """Convolution without bias, then batch normalisation."""
 
   def __init__(self, in_size: int, out_size: int, *, size: int, stride: int, dtype, rngs):
@@ -54,11 +54,11 @@ class _ConvNorm(nnx.Module):
 
 class _Block(nnx.Module):
   def __init__(self, in_size: int, out_size: int, *, stride: int, dtype: Any, rngs: nnx.Rngs):
-    self.first = _ConvNorm(in_size, out_size, size=3, stride=stride, dtype=dtype, rngs=rngs)
-    self.second = _ConvNorm(out_size, out_size, size=3, stride=1, dtype=dtype, rngs=rngs)
+    self.first = ConvNorm(in_size, out_size, size=3, stride=stride, dtype=dtype, rngs=rngs)
+    self.second = ConvNorm(out_size, out_size, size=3, stride=1, dtype=dtype, rngs=rngs)
     self.has_shortcut = stride != 1 or in_size != out_size
     if self.has_shortcut:
-      self.shortcut = _ConvNorm(in_size, out_size, size=1, stride=stride, dtype=dtype, rngs=rngs)
+      self.shortcut = ConvNorm(in_size, out_size, size=1, stride=stride, dtype=dtype, rngs=rngs)
 
   def __call__(self, hidden: Array, train: bool) -> Array:
     branch = self.second(jax.nn.relu(self.first(hidden, train)), train)
@@ -91,7 +91,7 @@ class _Stage(nnx.Module):
 
 class _ResNet(nnx.Module):
   def __init__(self, channels, *, num_classes, blocks, width, dtype, rngs):
-    self.stem = _ConvNorm(channels, width, size=3, stride=1, dtype=dtype, rngs=rngs)
+    self.stem = ConvNorm(channels, width, size=3, stride=1, dtype=dtype, rngs=rngs)
     sizes = (width, width, 2 * width, 4 * width)
     for i, name in enumerate(_STAGES):
       stride = 1 if i == 0 else 2

@@ -57,6 +57,7 @@ class ViTSpec:
     heads: of attention.
     mlp_width: hidden width of the MLPs.
     pool: see `vit`.
+    second_head: whether the distillation token has a head of its own.
     activation: "gelu", "gelu_tanh" (its approximation) or "quick_gelu".
     eps: of the norms.
     qkv_bias: whether queries, keys and values have biases.
@@ -74,6 +75,7 @@ class ViTSpec:
   heads: int
   mlp_width: int
   pool: str = "mean"
+  second_head: bool = False
   activation: str = "gelu_tanh"
   eps: float = 1e-6
   qkv_bias: bool = True
@@ -198,7 +200,7 @@ class _ViT(nnx.Module):
     )
     self.norm = layer_norm(width, rngs=rngs, epsilon=spec.eps)
     self.head = linear(width, spec.num_classes, ("embed", "vocab"), rngs=rngs)
-    if spec.tokens == 2:
+    if spec.second_head:
       self.distillation_head = linear(width, spec.num_classes, ("embed", "vocab"), rngs=rngs)
     self.spec = spec
     self.dropout = dropout
@@ -240,7 +242,7 @@ class _ViT(nnx.Module):
     rngs = dropout_rngs(self.dropout, train, rngs)
     hidden, collected = self._run(self._tokens(image), rngs, taps)
     hidden = self.norm(hidden.astype(jnp.float32))
-    if self.spec.tokens == 2:
+    if self.spec.second_head:
       out = self._read_both(hidden[:, 0], hidden[:, 1], taps)
     else:
       pooled = hidden[:, 0] if self.spec.tokens else hidden.mean(1)
@@ -343,6 +345,7 @@ def vit(
     heads=heads,
     mlp_width=mlp_ratio * width,
     pool=pool,
+    second_head=pool == "distilled",
     family="deit" if pool == "distilled" else "vit",
   )
   return vit_model(spec, dropout=dropout, remat=remat, dtype=dtype)
@@ -362,7 +365,7 @@ def vit_model(
   return functional(
     build,
     inputs=checks.image_input((*spec.image, spec.channels)),
-    taps=_TAPS | ({"distillation_logits"} if spec.tokens == 2 else frozenset()),
+    taps=_TAPS | ({"distillation_logits"} if spec.second_head else frozenset()),
     num_classes=spec.num_classes,
     spec=spec,
   )

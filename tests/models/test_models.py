@@ -17,11 +17,14 @@ SHAPE = (8, 8, 2)
 CLASSES = 10
 SMALL = {
   "convnext": {"widths": (4, 8), "depths": (1, 2), "patch": 2},
+  "imagenet_resnet": {"widths": (8, 16), "depths": (1, 2), "stem": 4},
   "mlp": {"hidden": (16, 12)},
   "resnet": {"depth": 8, "width": 4},
   "swin": {"width": 8, "depths": (2, 2), "heads": (2, 4), "patch": 1, "window": 4},
   "vit": {"patch": 4, "width": 16, "depth": 3, "heads": 2, "mlp_ratio": 2},
 }
+# Models of text and checkpoints have tests of their own.
+OTHERS = {"decoder", "pretrained", "pretrained_image", "text_classifier"}
 # Mesh axes of the logical names; the batch is split over the first two axes of the mesh.
 RULES = dict.fromkeys(("mlp", "heads", "kv_heads", "vocab"), "tensor") | {"embed": "fsdp"}
 EVERY = pytest.mark.parametrize("name", sorted(SMALL))
@@ -53,8 +56,7 @@ def full(made, batch):
 
 
 def test_names_of_constructors():
-  # Models of text have tests of their own.
-  assert sorted(set(models.__all__) - {"decoder", "pretrained", "text_classifier"}) == sorted(SMALL)
+  assert sorted(set(models.__all__) - OTHERS) == sorted(SMALL)
 
 
 @EVERY

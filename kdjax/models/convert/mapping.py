@@ -2,77 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
-from kdjax.models.transformer.spec import Seq2SeqSpec, Spec
-
-Shape = tuple[int, ...]
-
-
-class Layout(NamedTuple):
-  """How arrays are laid out on the two sides.
-
-  Attributes:
-    read: `read(theirs, our shapes) -> ours`, one array per path.
-    write: `write(*ours) -> theirs`.
-  """
-
-  read: Callable[[np.ndarray, Sequence[Shape]], tuple[np.ndarray, ...]]
-  write: Callable[..., np.ndarray]
-
-
-class Entry(NamedTuple):
-  """One tensor of theirs and the parameters it holds.
-
-  Attributes:
-    theirs: its name; with "{i}" it exists for each layer.
-    ours: paths of our parameters, joined by "/". Those of layers are stacked along a first axis.
-    layout: between the two.
-    stack: the stack whose layers "{i}" counts.
-  """
-
-  theirs: str
-  ours: tuple[str, ...]
-  layout: Layout
-  stack: str = "stack"
-
-  @property
-  def layered(self) -> bool:
-    return "{i}" in self.theirs
-
-
-def _flat(array: np.ndarray, shapes: Sequence[Shape]) -> tuple[np.ndarray, ...]:
-  return (array.reshape(shapes[0]),)
-
-
-SAME = Layout(_flat, lambda array: array)
-# A bias per head is flat on their side.
-VECTOR = Layout(_flat, lambda array: array.reshape(-1))
-# Gemma's norms multiply by 1 + weight.
-FROM_ONE = Layout(
-  lambda array, shapes: ((array.astype(np.float32) + 1.0).reshape(shapes[0]),),
-  lambda array: array - 1.0,
+from kdjax.models.convert import images
+from kdjax.models.convert.layouts import (
+  DENSE,
+  DENSE_OUT,
+  FROM_ONE,
+  SAME,
+  VECTOR,
+  Entry,
+  Layout,
+  Shape,
+  conv1d,
 )
-
-
-def _dense(inputs: int) -> Layout:
-  """[out, in] on their side; ours has `inputs` input axes, then output axes."""
-  return Layout(
-    lambda array, shapes: (array.T.reshape(shapes[0]),),
-    lambda array: array.reshape(math.prod(array.shape[:inputs]), -1).T,
-  )
-
-
-def _conv1d(inputs: int) -> Layout:
-  """[in, out] on their side, as GPT-2 has it."""
-  return Layout(_flat, lambda array: array.reshape(math.prod(array.shape[:inputs]), -1))
-
-
-DENSE, DENSE_OUT = _dense(1), _dense(2)
+from kdjax.models.transformer.spec import Seq2SeqSpec, Spec
 
 # GPT-2: queries, keys and values side by side, in that order.
 _GPT2_QKV = Layout(
@@ -104,7 +51,7 @@ def _write_neox(*parts: np.ndarray) -> np.ndarray:
 _NEOX_QKV = Layout(_read_neox, _write_neox)
 
 
-def entries_of(spec: Spec | Seq2SeqSpec) -> list[Entry]:
+def entries_of(spec: Any) -> list[Entry]:
   """The tensors of a checkpoint of this spec."""
   return ENTRIES[spec.family](spec)
 
@@ -164,9 +111,9 @@ def _gpt2(spec: Spec) -> list[Entry]:
     Entry("transformer.wpe.weight", ("embed/positions",), SAME),
     Entry(f"{layer}.attn.c_attn.weight", kernels, _GPT2_QKV),
     Entry(f"{layer}.attn.c_attn.bias", biases, _GPT2_QKV_BIAS),
-    *_linear(f"{BLOCK}/attention/out", f"{layer}.attn.c_proj", bias=True, layout=_conv1d(2)),
-    *_linear(f"{BLOCK}/mlp/up", f"{layer}.mlp.c_fc", bias=True, layout=_conv1d(1)),
-    *_linear(f"{BLOCK}/mlp/down", f"{layer}.mlp.c_proj", bias=True, layout=_conv1d(1)),
+    *_linear(f"{BLOCK}/attention/out", f"{layer}.attn.c_proj", bias=True, layout=conv1d(2)),
+    *_linear(f"{BLOCK}/mlp/up", f"{layer}.mlp.c_fc", bias=True, layout=conv1d(1)),
+    *_linear(f"{BLOCK}/mlp/down", f"{layer}.mlp.c_proj", bias=True, layout=conv1d(1)),
     *_norm(f"{BLOCK}/norm_attention", f"{layer}.ln_1", spec),
     *_norm(f"{BLOCK}/norm_mlp", f"{layer}.ln_2", spec),
     *_norm("stack/norm", "transformer.ln_f", spec),
@@ -359,9 +306,12 @@ ENTRIES: dict[str, Callable[..., list[Entry]]] = {
   "distilbert": _distilbert,
   "t5": _t5,
   "mu": _mu,
+  **images.ENTRIES,
 }
 # Tensors that hold nothing that is learned, or that our models leave out.
 IGNORED = (
+  "num_batches_tracked",
+  "relative_position_index",
   "rotary_emb.inv_freq",
   "position_ids",
   "attn.bias",

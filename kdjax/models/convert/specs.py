@@ -19,8 +19,18 @@ from kdjax.models.convert.decoders import (
 )
 from kdjax.models.convert.encoders import read_bert, read_distilbert, write_bert, write_distilbert
 from kdjax.models.convert.fields import Config, Names, refuse
+from kdjax.models.convert.images import (
+  read_convnext,
+  read_resnet,
+  read_swin,
+  read_vit,
+  write_convnext,
+  write_resnet,
+  write_swin,
+  write_vit,
+)
 from kdjax.models.convert.seq2seq import read_mu, read_t5, write_mu, write_t5
-from kdjax.models.transformer.spec import Seq2SeqSpec, Spec
+from kdjax.models.transformer.spec import Spec
 
 
 class Family(NamedTuple):
@@ -32,13 +42,13 @@ class Family(NamedTuple):
     architecture: the class of transformers that such a config is for.
   """
 
-  read: Callable[[Config, Names], Spec | Seq2SeqSpec]
+  read: Callable[[Config, Names], Any]
   write: Callable[[Any], dict[str, Any]]
   architecture: str
 
 
-def spec_of(config: Config, names: Names) -> Spec | Seq2SeqSpec:
-  """The spec of a checkpoint.
+def spec_of(config: Config, names: Names) -> Any:
+  """The spec of a checkpoint: a `Spec`, a `Seq2SeqSpec` or that of an image model.
 
   Args:
     config: what its config.json holds.
@@ -64,7 +74,7 @@ def spec_of(config: Config, names: Names) -> Spec | Seq2SeqSpec:
     raise KdjaxError(f"config.json of a {kind!r} model lacks the field {error}") from None
 
 
-def config_of(spec: Spec | Seq2SeqSpec) -> dict[str, Any]:
+def config_of(spec: Any) -> dict[str, Any]:
   """The config.json of a spec; `spec_of` reads it back."""
   family = FAMILIES[spec.family]
   return {
@@ -116,4 +126,9 @@ FAMILIES: dict[str, Family] = {
   "distilbert": Family(read_distilbert, write_distilbert, "DistilBertForMaskedLM"),
   "t5": Family(read_t5, write_t5, "T5ForConditionalGeneration"),
   "mu": Family(read_mu, write_mu, "Mu"),
+  "vit": Family(read_vit, write_vit, "ViTForImageClassification"),
+  "deit": Family(read_vit, write_vit, "DeiTForImageClassification"),
+  "convnext": Family(read_convnext, write_convnext, "ConvNextForImageClassification"),
+  "swin": Family(read_swin, write_swin, "SwinForImageClassification"),
+  "resnet": Family(read_resnet, write_resnet, "ResNetForImageClassification"),
 }

@@ -15,13 +15,14 @@ from kdjax.errors import KdjaxError
 from kdjax.models.adapters import LINEAR, kernels_of
 from kdjax.models.base import Model, ModelVars
 from kdjax.models.convert.checkpoint import Checkpoint
-from kdjax.models.convert.mapping import IGNORED, TIED, Entry, entries_of
+from kdjax.models.convert.layouts import Entry
+from kdjax.models.convert.mapping import IGNORED, TIED, entries_of
 from kdjax.models.convert.specs import spec_of
 from kdjax.models.expressions import Quantized, quantize
-from kdjax.models.transformer.spec import Seq2SeqSpec, Spec
 
 PyTree = Any
 SHOWN = 8  # names in one message
+STATE = "state:"  # before the path of an array that is no parameter
 
 
 def load_weights(
@@ -56,8 +57,8 @@ def load_weights(
       it lists them.
   """
   abstract = jax.eval_shape(model.init, jax.random.key(0))
-  flat = _flatten(abstract.params)
-  placed = None if shardings is None else _flatten(shardings.params)
+  flat = _flatten(abstract)
+  placed = None if shardings is None else _flatten(shardings)
   spec = model.spec
   entries = entries_of(spec)
   chosen = _layers(spec, layers)
@@ -100,7 +101,8 @@ def load_weights(
         place(path, part, ours if entry.layered else None)
   for path in rounded:
     out[path] = Quantized(out.pop(f"{path}/values"), out.pop(f"{path}/scale"))
-  return ModelVars(_nest(out), abstract.state)
+  state = {path.removeprefix(STATE): out.pop(path) for path in list(out) if path.startswith(STATE)}
+  return ModelVars(_nest(out), _nest(state))
 
 
 class Tensor(NamedTuple):
@@ -114,7 +116,7 @@ class Tensor(NamedTuple):
 
 def tensors_of(model: Model, variables: ModelVars) -> Iterator[Tensor]:
   """The tensors of a checkpoint that holds these variables, in the family's names and layouts."""
-  flat = _flatten(variables.params)
+  flat = _flatten(variables)
   for entry in entries_of(model.spec):
     depth = model.spec.stacks[entry.stack].depth if entry.layered else 0
     for layer in range(depth) if entry.layered else [None]:
@@ -143,7 +145,7 @@ def check_weights(
   Names and shapes alone are read. The arguments are those of `load_weights`.
   """
   spec, present = model.spec, checkpoint.names
-  flat = _flatten(jax.eval_shape(model.init, jax.random.key(0)).params)
+  flat = _flatten(jax.eval_shape(model.init, jax.random.key(0)))
   entries, chosen = entries_of(spec), _layers(spec, layers)
   whole = spec_of(checkpoint.config, present)
   wanted = {
@@ -182,7 +184,7 @@ def _some(names: Sequence[str]) -> str:
   return ", ".join(names[:SHOWN]) + more
 
 
-def _layers(spec: Spec | Seq2SeqSpec, layers) -> dict[str, list[int]]:
+def _layers(spec: Any, layers) -> dict[str, list[int]]:
   given = layers or {}
   chosen = {name: list(given.get(name, range(own.depth))) for name, own in spec.stacks.items()}
   for name, own in spec.stacks.items():
@@ -194,7 +196,9 @@ def _layers(spec: Spec | Seq2SeqSpec, layers) -> dict[str, list[int]]:
 
 
 def _name(entry: Entry, layer: int | None) -> str:
-  return entry.theirs if layer is None else entry.theirs.replace("{i}", str(layer))
+  if layer is None:
+    return entry.theirs
+  return entry.theirs.replace("{i}", str(entry.every * layer + entry.first))
 
 
 def _put(array: np.ndarray, sharding) -> jax.Array:
@@ -223,9 +227,11 @@ def _of_scale(sharding: NamedSharding | None, inputs: int) -> NamedSharding | No
   return NamedSharding(sharding.mesh, PartitionSpec(*names))
 
 
-def _flatten(tree: PyTree) -> dict[str, Any]:
+def _flatten(variables: ModelVars) -> dict[str, Any]:
+  """Parameters by their paths, and state by paths that begin with `STATE`."""
   return {
-    jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+    prefix + jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+    for prefix, tree in (("", variables.params), (STATE, variables.state))
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
   }
 
