@@ -9,18 +9,25 @@ first argument is `student_logits` is then tested against the common contract by
 from kdjax.losses.adaptive import *
 from kdjax.losses.attention import *
 from kdjax.losses.clipping import *
+from kdjax.losses.contrastive import *
 from kdjax.losses.correlation import *
 from kdjax.losses.decoupled import *
 from kdjax.losses.entropy import *
 from kdjax.losses.features import *
+from kdjax.losses.hints import *
 from kdjax.losses.kl import *
+from kdjax.losses.levels import *
+from kdjax.losses.margins import *
 from kdjax.losses.mixtures import *
 from kdjax.losses.recalibration import *
+from kdjax.losses.relations import *
 from kdjax.losses.rewards import *
+from kdjax.losses.selectivity import *
 from kdjax.losses.several import *
 from kdjax.losses.signals import *
 from kdjax.losses.spans import *
 from kdjax.losses.sparse import *
+from kdjax.losses.spatial import *
 from kdjax.losses.standardize import *
 from kdjax.losses.variation import *
 from kdjax.losses.vocabularies import *
@@ -32,18 +39,25 @@ __all__ = [
     adaptive,
     attention,
     clipping,
+    contrastive,
     correlation,
     decoupled,
     entropy,
     features,
+    hints,
     kl,
+    levels,
+    margins,
     mixtures,
     recalibration,
+    relations,
     rewards,
+    selectivity,
     several,
     signals,
     spans,
     sparse,
+    spatial,
     standardize,
     variation,
     vocabularies,
