@@ -21,6 +21,7 @@ from kdjax.losses.margins import *
 from kdjax.losses.mixtures import *
 from kdjax.losses.recalibration import *
 from kdjax.losses.relations import *
+from kdjax.losses.resize import *
 from kdjax.losses.rewards import *
 from kdjax.losses.selectivity import *
 from kdjax.losses.several import *
@@ -51,6 +52,7 @@ __all__ = [
     mixtures,
     recalibration,
     relations,
+    resize,
     rewards,
     selectivity,
     several,

@@ -1,4 +1,4 @@
-"""What the losses on features share: checks, sizes that fit, and relations within a batch.
+"""What the losses on features share: checks, and relations within a batch.
 
 The first axis is the example. A relation is a matrix over pairs of examples; its loss is given to
 the example of each row, so that the mean over the examples that count is the published number.
@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from kdjax.errors import KdjaxError
@@ -65,11 +64,6 @@ def unit(x: Array, axis: int = -1) -> Array:
   return x / jnp.maximum(length, 1e-12)
 
 
-def product(subscripts: str, *arrays: Array) -> Array:
-  """`einsum` in full float32: differences of the results are what counts."""
-  return jnp.einsum(subscripts, *arrays, precision=jax.lax.Precision.HIGHEST)
-
-
 def pairs(where: Bool[Array, "batch"]) -> Bool[Array, "batch batch"]:
   """Which pairs of examples count."""
   return where[:, None] & where[None, :]
@@ -85,31 +79,3 @@ def mean_over_pairs(
 ) -> Float[Array, "batch"]:
   """The mean of each row over the examples that count; 0 for a row that does not."""
   return jnp.sum(jnp.where(pairs(where), values, 0.0), axis=-1) / number(where)
-
-
-def same_size(a: Array, b: Array) -> tuple[Array, Array]:
-  """Two sets of maps, the larger one averaged down to the size of the other, axis by axis."""
-  size = min(a.shape[1], b.shape[1]), min(a.shape[2], b.shape[2])
-  return average_pool(a, size), average_pool(b, size)
-
-
-def average_pool(
-  x: Float[Array, "batch height width channel"], size: tuple[int, int]
-) -> Float[Array, "batch new_height new_width channel"]:
-  """Averages over bins that cover the map; where a side does not divide, neighbours overlap.
-
-  Bin i of n over h pixels reaches from floor(i h / n) to ceil((i + 1) h / n), as PyTorch's adaptive
-  pooling has it.
-  """
-  if x.shape[1:3] == size:
-    return x
-  down, across = (_bins(old, new) for old, new in zip(x.shape[1:3], size, strict=True))
-  return product("bhwc,ih,jw->bijc", x, down, across)
-
-
-def _bins(old: int, new: int) -> Float[Array, "new old"]:
-  weights = np.zeros((new, old), np.float32)
-  for i in range(new):
-    start, stop = i * old // new, -(-(i + 1) * old // new)
-    weights[i, start:stop] = 1 / (stop - start)
-  return jnp.asarray(weights)

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from kdjax.losses import _common, _maps
+from kdjax.losses import _common
+from kdjax.losses.resize import product
 from kdjax.losses.signals import Dense, HiddenHead
 
 __all__ = ["batch_correlation", "class_correlation"]
@@ -52,7 +53,7 @@ def batch_correlation(
   q, p, where, counted = _probabilities(
     "batch_correlation", student_logits, teacher_logits, temperature, axis, where
   )
-  difference = _maps.product("av,bv->ab", q, q) - _maps.product("av,bv->ab", p, p)
+  difference = product("av,bv->ab", q, q) - product("av,bv->ab", p, p)
   # Rows that do not count are 0, and so are their products with the others.
   value = jnp.sum(jnp.square(difference), axis=-1).reshape(counted)
   return _common.masked(value, where)
@@ -98,7 +99,7 @@ def class_correlation(
   q, p, where, counted = _probabilities(
     "class_correlation", student_logits, teacher_logits, temperature, axis, where
   )
-  difference = _maps.product("bu,bv->uv", q, q) - _maps.product("bu,bv->uv", p, p)
+  difference = product("bu,bv->uv", q, q) - product("bu,bv->uv", p, p)
   value = jnp.sum(jnp.square(difference)) / q.shape[-1]
   return _common.masked(jnp.broadcast_to(value, counted), where)
 

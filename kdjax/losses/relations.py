@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from kdjax.losses import _common, _maps
+from kdjax.losses.resize import product
 
 __all__ = [
   "probabilistic_knowledge_transfer",
@@ -191,11 +192,11 @@ def _distances(x: Array, where: Array) -> Array:
 def _cosines(x: Array) -> Array:
   """[a, b, c]: of the angle at a between the directions to b and c."""
   direction = _maps.unit(x[None, :] - x[:, None])
-  return _maps.product("abd,acd->abc", direction, direction)
+  return product("abd,acd->abc", direction, direction)
 
 
 def _products(x: Array) -> Array:
-  return _maps.product("ad,bd->ab", x, x)
+  return product("ad,bd->ab", x, x)
 
 
 def _neighbours(x: Array, where: Array) -> Array:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from kdjax.losses import _common, _maps
+from kdjax.losses.resize import product, same_size
 
 __all__ = ["neuron_selectivity"]
 
@@ -46,11 +47,11 @@ def neuron_selectivity(
   student, teacher, where = _maps.align(
     "neuron_selectivity", student_features, teacher_features, where, maps=True
   )
-  student, teacher = _maps.same_size(student, teacher)
+  student, teacher = same_size(student, teacher)
   s, t = (_maps.unit(x.reshape(x.shape[0], -1, x.shape[-1]), axis=1) for x in (student, teacher))
   values = jax.lax.stop_gradient(_kernel(t, t)) + _kernel(s, s) - 2 * _kernel(s, t)
   return _common.masked(values, where)
 
 
 def _kernel(a: Array, b: Array) -> Array:
-  return _maps.example_mean(jnp.square(_maps.product("bpi,bpj->bij", a, b)))
+  return _maps.example_mean(jnp.square(product("bpi,bpj->bij", a, b)))

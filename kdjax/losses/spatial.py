@@ -7,6 +7,7 @@ from jaxtyping import Array, Bool, Float
 
 from kdjax.errors import KdjaxError
 from kdjax.losses import _common, _maps
+from kdjax.losses.resize import average_pool, same_size
 
 __all__ = ["attention_transfer", "hierarchical_context"]
 
@@ -55,7 +56,7 @@ def attention_transfer(
   student, teacher, where = _maps.align(name, student_features, teacher_features, where, maps=True)
   a, b = (
     _maps.unit(_maps.rows(jnp.mean(jnp.abs(x) ** power, axis=-1)))
-    for x in _maps.same_size(student, teacher)
+    for x in same_size(student, teacher)
   )
   values = _common.norm(a - b) if mode == "paper" else jnp.mean(jnp.square(a - b), axis=-1)
   return _common.masked(values, where)
@@ -102,6 +103,6 @@ def hierarchical_context(
     if size < difference.shape[1]:
       weight /= 2
       total += weight
-      pooled = _maps.average_pool(difference, (size, size))
+      pooled = average_pool(difference, (size, size))
       value = value + weight * _maps.example_mean(jnp.square(pooled))
   return _common.masked(value / total, where)

@@ -8,7 +8,6 @@ import scipy.stats
 
 from kdjax import losses
 from kdjax.errors import KdjaxError
-from kdjax.losses import _maps
 
 from .checks import CLOSE, jit, matches, reference
 
@@ -143,8 +142,10 @@ def test_a_constant_difference_costs_its_square_at_every_size():
 def test_pooling_with_uneven_bins():
   # Bins of 7 pixels over 4: [0, 2), [1, 4), [3, 6), [5, 7).
   x = jnp.arange(7.0).reshape(1, 7, 1, 1)
-  pooled = _maps.average_pool(x, (4, 1))
+  pooled = losses.average_pool(x, (4, 1))
   np.testing.assert_allclose(pooled.ravel(), [0.5, 2.0, 4.0, 5.5], rtol=1e-6)
+  with pytest.raises(KdjaxError, match=r"average_pool: maps has shape \(1, 7, 1, 1\) and size is"):
+    losses.average_pool(x, (8, 1))
 
 
 def _orthogonal(seed: int, width: int) -> np.ndarray:
