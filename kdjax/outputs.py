@@ -81,6 +81,7 @@ class Outputs:
     values: [L, B, T, H, K].
     attention: probabilities, [L, B, H, T, T]; asking for them gives up fused attention.
     features: stage name to feature map [B, height, width, channel].
+    preactivations: the same maps before the stage's last activation.
     embedding: [B, D], pooled, before the head.
     segment: `segment(hidden, start, stop)` runs layers start..stop-1 of this model on given hidden
       states. The weights are frozen; gradients pass through to `hidden`.
@@ -97,6 +98,7 @@ class Outputs:
   values: Float[Array, "layer batch time head head_width"] | None = None
   attention: Float[Array, "layer batch head time time"] | None = None
   features: Mapping[str, Float[Array, "batch height width channel"]] | None = None
+  preactivations: Mapping[str, Float[Array, "batch height width channel"]] | None = None
   embedding: Float[Array, "batch width"] | None = None
   segment: jax.tree_util.Partial | None = None
   signal: object | None = None

@@ -15,7 +15,7 @@ from kdjax.models.base import Model, functional
 from kdjax.models.layers import linear, named, read_out
 from kdjax.outputs import Outputs
 
-_TAPS = frozenset({"logits", "hidden", "head", "features", "embedding"})
+_TAPS = frozenset({"logits", "hidden", "head", "features", "preactivations", "embedding"})
 _STAGES = ("stage1", "stage2", "stage3")
 
 
@@ -61,9 +61,10 @@ class _Block(nnx.Module):
       self.shortcut = ConvNorm(in_size, out_size, size=1, stride=stride, dtype=dtype, rngs=rngs)
 
   def __call__(self, hidden: Array, train: bool) -> Array:
+    """What the last activation is taken of."""
     branch = self.second(jax.nn.relu(self.first(hidden, train)), train)
     skip = self.shortcut(hidden, train) if self.has_shortcut else hidden
-    return jax.nn.relu(skip + branch)
+    return skip + branch
 
 
 class _Stage(nnx.Module):
@@ -84,9 +85,11 @@ class _Stage(nnx.Module):
       setattr(self, f"block_{i}", block)
 
   def __call__(self, hidden: Array, train: bool) -> Float[Array, "batch height width channel"]:
+    """What the last activation is taken of."""
     for i in range(self.blocks):
-      hidden = getattr(self, f"block_{i}")(hidden, train)
-    return hidden
+      before = getattr(self, f"block_{i}")(hidden, train)
+      hidden = jax.nn.relu(before)
+    return before
 
 
 class _ResNet(nnx.Module):
@@ -102,12 +105,15 @@ class _ResNet(nnx.Module):
 
   def __call__(self, image, *, taps, train, rngs) -> Outputs:
     hidden = jax.nn.relu(self.stem(image.astype(self.dtype), train))
-    features = {}
+    features, before = {}, {}
     for name in _STAGES:
-      hidden = features[name] = getattr(self, name)(hidden, train)
+      before[name] = getattr(self, name)(hidden, train)
+      hidden = features[name] = jax.nn.relu(before[name])
     out = read_out(self.head, hidden.mean((1, 2), dtype=jnp.float32), taps)
     if "features" in taps:
       out = dataclasses.replace(out, features=features)
+    if "preactivations" in taps:
+      out = dataclasses.replace(out, preactivations=before)
     return out
 
 
@@ -136,8 +142,8 @@ def resnet(
       logits are float32.
 
   Returns:
-    A model with the taps logits, hidden, head, embedding (pooled, the same as hidden) and features
-    ("stage1" to "stage3", each after its last activation).
+    A model with the taps logits, hidden, head, embedding (pooled, the same as hidden), features
+    ("stage1" to "stage3", each after its last activation) and preactivations (the same before it).
 
   Raises:
     KdjaxError: if a hyper-parameter is out of its range.

@@ -65,7 +65,7 @@ def _conv_norm(x, params, state, stride):
 
 def _numpy_features(params, state, x):
   x = np.maximum(_conv_norm(x, params["stem"], state["stem"], 1), 0)
-  features = {}
+  features, before = {}, {}
   for stage in ("stage1", "stage2", "stage3"):
     for name in sorted(params[stage]):
       p, s = params[stage][name], state[stage][name]
@@ -73,9 +73,10 @@ def _numpy_features(params, state, x):
       branch = np.maximum(_conv_norm(x, p["first"], s["first"], stride), 0)
       branch = _conv_norm(branch, p["second"], s["second"], 1)
       skip = _conv_norm(x, p["shortcut"], s["shortcut"], stride) if "shortcut" in p else x
+      before[stage] = skip + branch
       x = np.maximum(skip + branch, 0)
     features[stage] = x
-  return features
+  return features, before
 
 
 @pytest.mark.parametrize("side, depth", [(7, 14), (8, 8)])
@@ -83,16 +84,18 @@ def test_evaluation_equals_numpy(side, depth):
   model = resnet(num_classes=3, image_shape=(side, side, 2), depth=depth, width=3)
   variables = _random(model)
   image = jax.random.normal(jax.random.key(1), (2, side, side, 2))
-  taps = frozenset({"logits", "features", "embedding"})
+  taps = frozenset({"logits", "features", "preactivations", "embedding"})
   out, _ = jax.jit(lambda v, x: model.apply(v, {"image": x}, taps=taps))(variables, image)
 
   params, state = jax.tree.map(lambda a: np.asarray(a, np.float64), tuple(variables[:2]))
-  features = _numpy_features(params, state, np.asarray(image, np.float64))
+  features, before = _numpy_features(params, state, np.asarray(image, np.float64))
   sides = {"stage1": side, "stage2": (side + 1) // 2, "stage3": (side + 3) // 4}
   for i, (stage, expected) in enumerate(features.items()):
     assert out.features[stage].shape == (2, sides[stage], sides[stage], 3 * 2**i)
     scale = np.abs(expected).max()
     np.testing.assert_allclose(out.features[stage] / scale, expected / scale, atol=1e-5)
+    assert (before[stage] < 0).any()
+    np.testing.assert_allclose(out.preactivations[stage] / scale, before[stage] / scale, atol=1e-5)
   pooled = features["stage3"].mean((1, 2))
   logits = pooled @ params["head"]["kernel"] + params["head"]["bias"]
   np.testing.assert_allclose(out.embedding, pooled, rtol=1e-4, atol=1e-5)
