@@ -8,14 +8,17 @@ or shared out to processes. `__all__` holds what a config may name.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from kdjax.data.base import Example, stack
 from kdjax.errors import KdjaxError
+from kdjax.resolve import resolve
 
-__all__ = ["cutout", "flip", "shift"]
+__all__ = ["cutout", "flip", "mixup", "shift", "two_views"]
 
 Augment = Callable[[Example, np.random.Generator], Example]
 
@@ -44,9 +47,58 @@ def cutout(*, size: int = 8) -> Augment:
   return _Cutout(size)
 
 
+def mixup(*, alpha: float = 1.0) -> Augment:
+  """Adds to each image, as it is by then, the image of the next row of the stream: the last step.
+
+  The image's own share is max(a, 1 - a) with a ~ Beta(alpha, alpha), drawn for each image; label
+  and index stay its own. Student and teacher see the same mixture.
+
+  Reference:
+    Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018,
+    https://arxiv.org/abs/1710.09412; Beyer et al., "Knowledge distillation: A good teacher is
+    patient and consistent", CVPR 2022, https://arxiv.org/abs/2106.05237
+    (google-research/big_vision, utils.py, `get_mixup`, which draws one share for a whole batch)
+  """
+  if not alpha > 0:
+    raise KdjaxError(f"mixup: alpha is {alpha}; it must be above 0")
+  return _Mixup(alpha)
+
+
+def two_views(*, strong: Sequence[Mapping[str, Any]]) -> Augment:
+  """Keeps a second view of the image, as it is by then, with augmentations of its own.
+
+  What comes after this one changes the first view alone. A program that reads `second_image` gives
+  both views to the models (see `kdjax.programs.views`).
+
+  Args:
+    strong: the second view's augmentations, as `config.data.augment` lists them.
+  """
+  here, parts = sys.modules[__name__], []
+  for spec in strong:
+    if not isinstance(spec, Mapping) or spec.get("name") in (None, "mixup", "two_views"):
+      raise KdjaxError(
+        f"two_views: strong holds {spec!r}; each must name an augmentation of one image"
+      )
+    arguments = {key: value for key, value in spec.items() if key != "name"}
+    parts.append(resolve(here, spec["name"], arguments, field="two_views: strong.name")())
+  return _TwoViews(compose(*parts))
+
+
 def compose(*parts: Augment) -> Augment:
-  """One after the other, with one generator."""
+  """One after the other, with one generator.
+
+  Raises:
+    KdjaxError: mixup before the end.
+  """
+  if any(mixes(part) for part in parts[:-1]):
+    raise KdjaxError("mixup must be the last augmentation: it takes the images as they are by then")
   return _Compose(parts)
+
+
+def mixes(augment: Augment | None) -> bool:
+  """Whether an augmentation reads the row behind the last one, too."""
+  last = augment.parts[-1] if isinstance(augment, _Compose) and augment.parts else augment
+  return isinstance(last, _Mixup)
 
 
 def augment_batch(batch: Example, augment: Augment, *, seed: int, epochs: np.ndarray) -> Example:
@@ -59,15 +111,20 @@ def augment_batch(batch: Example, augment: Augment, *, seed: int, epochs: np.nda
     epochs: int [B], how often each record was read before.
 
   Returns:
-    The batch of the augmented records.
+    The batch of the augmented records; where they are mixed, without the last one.
   """
   rows = [{key: values[i] for key, values in batch.items()} for i in range(len(epochs))]
-  return stack(
-    [
-      augment(row, np.random.default_rng((seed, int(epoch), int(row["index"]))))
-      for row, epoch in zip(rows, epochs, strict=True)
-    ]
-  )
+  rngs = [
+    np.random.default_rng((seed, int(epoch), int(row["index"])))
+    for row, epoch in zip(rows, epochs, strict=True)
+  ]
+  batch = stack([augment(row, rng) for row, rng in zip(rows, rngs, strict=True)])
+  if not mixes(augment):
+    return batch
+  mixup = augment.parts[-1] if isinstance(augment, _Compose) else augment
+  share = np.array([mixup.share(rng) for rng in rngs[:-1]], np.float32).reshape(-1, 1, 1, 1)
+  first = {key: values[:-1] for key, values in batch.items()}
+  return first | {"image": share * first["image"] + (1 - share) * batch["image"][1:]}
 
 
 # Dataclasses, not closures: reader processes get them pickled.
@@ -106,6 +163,26 @@ class _Cutout:
     top, left = (_below(rng, side) - self.size // 2 for side in image.shape[:2])
     image[max(top, 0) : max(top + self.size, 0), max(left, 0) : max(left + self.size, 0)] = 0
     return example | {"image": image}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Mixup:
+  alpha: float
+
+  def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+    return example  # mixed in `augment_batch`, where there are two
+
+  def share(self, rng: np.random.Generator) -> float:
+    a = rng.beta(self.alpha, self.alpha)
+    return max(a, 1 - a)
+
+
+@dataclasses.dataclass(frozen=True)
+class _TwoViews:
+  strong: Augment
+
+  def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+    return example | {"second_image": self.strong(example, rng)["image"]}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,13 +16,13 @@ from typing import Any
 import grain
 import numpy as np
 
-from kdjax.data.augment import Augment, augment_batch
+from kdjax.data.augment import Augment, augment_batch, mixes
 from kdjax.data.base import Source
 from kdjax.data.text.mixture import Change, Mixture, assign, checked_weights
 from kdjax.errors import KdjaxError
 
 Batch = dict[str, Any]
-_KEYS = {"image", "label", "index", "mask"}
+_KEYS = {"image", "second_image", "label", "index", "mask"}
 _KEYS |= {"tokens", "segment_ids", "positions", "domain", "weight", "group_ids"}
 POSITION = "global_next_index"
 WEIGHTS = "weights"
@@ -272,8 +272,10 @@ class _TrainingBatches:
 
   def __getitem__(self, k: int) -> Batch:
     first = self.start + k * self.batch_size
-    rows = _own_rows(first, self.batch_size, self.shard_index, self.shard_count)
-    records, epochs = self._ordered(rows) if self.mixture is None else self._mixed(rows)
+    rows = own = _own_rows(first, self.batch_size, self.shard_index, self.shard_count)
+    if mixes(self.augment):
+      own = np.append(rows, rows[-1] + 1)
+    records, epochs = self._ordered(own) if self.mixture is None else self._mixed(own)
     batch = self.source.read(records)
     if self.augment is not None:
       batch = augment_batch(batch, self.augment, seed=self.seed, epochs=epochs)

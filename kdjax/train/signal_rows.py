@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from kdjax.data.augment import Augment, augment_batch
+from kdjax.data.augment import Augment, augment_batch, mixes
 from kdjax.data.base import Source
 from kdjax.data.text.paired import PairedRows
 from kdjax.errors import KdjaxError, within
@@ -60,6 +60,11 @@ def signal_rows(
   if hasattr(train, "spans"):
     length = train.sequence_length
     return SignalRows(train, length, {"sequence_length": length}, train.tokenizer_sha256, 1)
+  if mixes(augment):
+    raise KdjaxError(
+      "signals cannot be cached with mixup in config.data.augment: mixtures do not come again;"
+      " leave it out, or use a live teacher"
+    )
   if augment is None:
     return SignalRows(ImageRows(train), None, {"augment": []}, None, 1)
   change = functools.partial(_augmented, augment=augment, seed=seed)

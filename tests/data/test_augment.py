@@ -99,3 +99,49 @@ def test_augmentations_can_be_sent_to_reader_processes():
 def test_arguments_out_of_range(make, message):
   with pytest.raises(KdjaxError, match=message):
     make()
+
+
+def test_the_second_view_has_augmentations_of_its_own():
+  parts = [{"name": "cutout", "size": 3}]
+  both = augment.compose(augment.two_views(strong=parts), augment.flip(probability=1.0))
+  out = both(example(), np.random.default_rng(0))
+  np.testing.assert_array_equal(out["image"], IMAGE[:, ::-1])
+  wanted = augment.cutout(size=3)(example(), np.random.default_rng(0))["image"]
+  np.testing.assert_array_equal(out["second_image"], wanted)
+  assert out["label"] == 3
+
+
+@pytest.mark.parametrize(
+  ("strong", "message"),
+  [
+    ([{"name": "shfit"}], "'shfit' does not exist"),
+    ([{"name": "mixup"}], "each must name an augmentation of one image"),
+    ([{"size": 3}], "each must name an augmentation of one image"),
+  ],
+)
+def test_a_second_view_of_what_does_not_exist_is_refused(strong, message):
+  with pytest.raises(KdjaxError, match=message):
+    augment.two_views(strong=strong)
+
+
+def test_mixup_adds_the_next_row_and_keeps_the_larger_share():
+  images = np.random.default_rng(0).random((6, 4, 4, 1), np.float32)
+  batch = {"image": images, "label": np.arange(6), "index": np.arange(6)}
+  mixture = augment.compose(augment.flip(probability=1.0), augment.mixup())
+  out = augment.augment_batch(batch, mixture, seed=0, epochs=np.zeros(6, int))
+  np.testing.assert_array_equal(out["label"], np.arange(5))
+  flipped = images[:, :, ::-1]
+  shares = []
+  for i in range(5):
+    step = flipped[i] - flipped[i + 1]
+    share = np.sum((out["image"][i] - flipped[i + 1]) * step) / np.sum(step**2)
+    np.testing.assert_allclose(out["image"][i], flipped[i + 1] + share * step, atol=1e-6)
+    shares.append(share)
+  assert min(shares) >= 0.5 and max(shares) <= 1 and np.std(shares) > 0.01
+
+
+def test_mixup_comes_last_and_alpha_is_positive():
+  with pytest.raises(KdjaxError, match="mixup must be the last"):
+    augment.compose(augment.mixup(), augment.flip())
+  with pytest.raises(KdjaxError, match="mixup: alpha is 0"):
+    augment.mixup(alpha=0)

@@ -435,3 +435,21 @@ def test_reader_processes_change_nothing(tmp_path):
   done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
   assert done.returncode == 0, done.stderr[-3000:]
   assert "passed" in done.stdout
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_the_partner_of_a_mixed_row_is_the_next_row_of_the_stream(count):
+  # Whatever the number of processes, over the ends of batches and of epochs.
+  mixed = augment.compose(augment.flip(), augment.mixup())
+  plain = take(stream(augment=augment.flip()), 7)
+  rows = np.concatenate([batch["image"] for batch in plain])
+  shards = [take(stream(augment=mixed, shard_index=i, shard_count=count), 6) for i in range(count)]
+  for k in range(6):
+    batch = together([shard[k] for shard in shards])
+    np.testing.assert_array_equal(batch["index"], plain[k]["index"])
+    own, next_one = rows[8 * k : 8 * k + 8], rows[8 * k + 1 : 8 * k + 9]
+    step = own - next_one
+    share = np.sum((batch["image"] - next_one) * step, (1, 2, 3)) / np.sum(step**2, (1, 2, 3))
+    share = share.reshape(-1, 1, 1, 1).astype(np.float32)
+    assert (share >= 0.49).all()
+    np.testing.assert_allclose(batch["image"], next_one + share * step, atol=1e-5)
