@@ -10,7 +10,11 @@ from kdjax.objectives.base import (
   total,
 )
 from kdjax.objectives.combinators import combine, on_layers, scheduled
+from kdjax.objectives.contrastive_representation import contrastive_representation
+from kdjax.objectives.curriculum_temperature import curriculum_temperature
+from kdjax.objectives.features import feature_kd
 from kdjax.objectives.first import first
+from kdjax.objectives.fitnet import fitnet
 from kdjax.objectives.gold import gold
 from kdjax.objectives.latent import latent
 from kdjax.objectives.logits import cross_entropy, hinton_kd, logit_kd
@@ -18,19 +22,27 @@ from kdjax.objectives.match_distribution import match_distribution
 from kdjax.objectives.minillm import minillm
 from kdjax.objectives.minilm import minilm
 from kdjax.objectives.multi_granularity import multi_granularity
+from kdjax.objectives.multi_level import multi_level
 from kdjax.objectives.nd_loss import nd_loss, norm_direction
+from kdjax.objectives.overhaul import overhaul
+from kdjax.objectives.review import review
 from kdjax.objectives.sampled_reverse_kl import sampled_reverse_kl
 from kdjax.objectives.taid import taid
 from kdjax.objectives.talking_models import talking_models
 from kdjax.objectives.tgeo_kd import tgeo_kd
 from kdjax.objectives.tokens import map_logits, token_level
 from kdjax.objectives.uld import uld
+from kdjax.objectives.variational_information import variational_information
 from kdjax.outputs import Outputs
 
 # What a config may name; the combinators take objectives and are called from code.
 __all__ = [
+  "contrastive_representation",
   "cross_entropy",
+  "curriculum_temperature",
+  "feature_kd",
   "first",
+  "fitnet",
   "gold",
   "hinton_kd",
   "latent",
@@ -39,11 +51,15 @@ __all__ = [
   "minillm",
   "minilm",
   "multi_granularity",
+  "multi_level",
   "nd_loss",
   "norm_direction",
+  "overhaul",
+  "review",
   "sampled_reverse_kl",
   "taid",
   "talking_models",
   "tgeo_kd",
   "uld",
+  "variational_information",
 ]

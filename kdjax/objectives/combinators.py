@@ -18,6 +18,7 @@ from kdjax.objectives.base import (
 from kdjax.outputs import Outputs
 
 PER_LAYER = ("hidden_states", "queries", "keys", "values", "attention")
+PER_STAGE = ("features", "preactivations")
 
 
 def combine(terms: Mapping[str, tuple[float, Objective]]) -> Objective:
@@ -88,27 +89,45 @@ def scheduled(objective: Objective, schedule: Callable[[jax.Array], jax.Array]) 
   return objective._replace(apply=apply)
 
 
-def on_layers(objective: Objective, pairs: Sequence[tuple[int | str, int | str]]) -> Objective:
-  """The mean of an objective over pairs of layers.
+def on_layers(
+  objective: Objective,
+  pairs: Sequence[tuple[int | str, int | str]],
+  *,
+  weights: Sequence[float] | None = None,
+) -> Objective:
+  """The weighted sum of an objective over pairs of layers.
 
   Inside, the per-layer fields of `Outputs` hold one layer, without their layer axis, and `features`
-  holds one map. Every pair has its own params and state.
+  and `preactivations` hold one map. Every pair has its own params and state.
 
   Args:
     objective: reads one layer of each side.
-    pairs: (student layer, teacher layer); integers index layers (negative from the last), strings
-      name feature stages.
+    pairs: (student layer, teacher layer); integers index layers or, in the order of their names,
+      stages (negative from the last), strings name stages.
+    weights: one for each pair; None takes the mean.
 
   Returns:
     The objective.
 
   Raises:
-    KdjaxError: for no pairs; and, when shapes are first known, for a layer that does not exist.
+    KdjaxError: for no pairs, a pair given twice, or weights that are not one for each; and, when
+      shapes are first known, for a layer that does not exist.
   """
   if not pairs:
     raise KdjaxError("on_layers: pairs is empty; give at least one (student layer, teacher layer)")
-  named = {f"s{s}_t{t}": (1.0 / len(pairs), _on_pair(objective, s, t)) for s, t in pairs}
-  return combine(named)
+  weights = (1.0 / len(pairs),) * len(pairs) if weights is None else weights
+  names = [f"s{s}_t{t}" for s, t in pairs]
+  if len(weights) != len(pairs) or len(set(names)) < len(names):
+    raise KdjaxError(
+      f"on_layers: pairs {[*map(tuple, pairs)]} and weights {[*weights]}: one weight for each pair"
+      " and each pair once is wanted"
+    )
+  return combine(
+    {
+      name: (weight, _on_pair(objective, *pair))
+      for name, weight, pair in zip(names, weights, pairs, strict=True)
+    }
+  )
 
 
 def _on_pair(objective: Objective, student_layer: int | str, teacher_layer: int | str) -> Objective:
@@ -150,12 +169,12 @@ def pick_layer(outputs: Outputs, layer: int | str, side: str) -> Outputs:
   Raises:
     KdjaxError: when there is no such layer.
   """
+  held = {field: maps for field in PER_STAGE if (maps := getattr(outputs, field)) is not None}
+  if isinstance(layer, str) and not held:
+    held = {"features": {}}
+  chosen = {field: _stage(maps, layer, side) for field, maps in held.items()}
   if isinstance(layer, str):
-    maps = outputs.features or {}
-    if layer not in maps:
-      raise KdjaxError(f"{side} layer {layer!r} does not exist; its stages are {sorted(maps)}")
-    return dataclasses.replace(outputs, features={layer: maps[layer]})
-  chosen = {}
+    return dataclasses.replace(outputs, **chosen)
   for field in PER_LAYER:
     value = getattr(outputs, field)
     if value is None:
@@ -167,6 +186,15 @@ def pick_layer(outputs: Outputs, layer: int | str, side: str) -> Outputs:
       )
     chosen[field] = value[layer]
   return dataclasses.replace(outputs, **chosen)
+
+
+def _stage(maps: Mapping[str, jax.Array], layer: int | str, side: str) -> dict[str, jax.Array]:
+  names = sorted(maps)
+  indexed = not isinstance(layer, str) and -len(names) <= layer < len(names)
+  name = names[layer] if indexed else layer
+  if name not in names:
+    raise KdjaxError(f"{side} layer {layer!r} does not exist; its stages are {names}")
+  return {name: maps[name]}
 
 
 def _part(variables: ObjectiveVars, name: str) -> ObjectiveVars:

@@ -16,6 +16,7 @@ from kdjax.objectives.base import Objective, ObjectiveVars
 from kdjax.outputs import Outputs
 from kdjax.programs.base import Program, Start
 from kdjax.programs.evaluators import Evaluator, classifier
+from kdjax.programs.views import both_views
 from kdjax.teachers.base import Teacher
 from kdjax.teachers.ema import average
 
@@ -107,6 +108,7 @@ def distill(
       given = ModelVars(start.params, start.model_state)
       variables = overlay(ModelVars(variables.params, variables.state), given)
     teacher_state = teacher.init(variables)
+    batch = both_views(batch)
     outputs = output_shapes(student, teacher, objective, variables, teacher_state, batch)
     own = objective.init(objective_rng, *outputs, batch)
     if start is not None:
@@ -127,6 +129,7 @@ def distill(
   def forward(trained, state, frozen, batch, model_state, key):
     """One (micro-)batch: the objective's result and the student's new batch statistics."""
     student_key, objective_key = jax.random.split(key)
+    batch = both_views(batch)
     told = teacher.apply(frozen.teacher, state.teacher_state, batch, taps=wanted)
     outputs, model_state = student.apply(
       ModelVars(trained["student"], model_state, frozen.student),

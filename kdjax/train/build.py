@@ -111,10 +111,10 @@ def calibration(data: Any) -> Callable[[int], dict[str, np.ndarray]]:
 def build_objective(spec: Spec, field: str = "config.objective", *, data: Any = None) -> Objective:
   """An objective by name, or `combine` with `terms`: name to {weight, objective}.
 
-  An objective that asks for `shared_tokens` gets those of the data unless they are given.
+  An objective that asks for `shared_tokens` or `examples` gets those of the data unless given.
   """
   if spec.get("name") != "combine":
-    objective = made(objectives, _tokens(spec, data) | dict(spec), field)
+    objective = made(objectives, _from_data(spec, data) | dict(spec), field)
     # Layers and shapes are known only when the functions are traced.
     prepare = objective.prepare and within(field)(objective.prepare)
     return objective._replace(
@@ -136,11 +136,19 @@ def build_objective(spec: Spec, field: str = "config.objective", *, data: Any = 
   return combine(parts)
 
 
-def _tokens(spec: Spec, data: Any) -> dict[str, Any]:
-  """The tokens that both sides' vocabularies have, where an objective asks for them."""
+def _from_data(spec: Spec, data: Any) -> dict[str, Any]:
+  """What an objective asks of the data: tokens of both vocabularies, the number of examples."""
   function = getattr(objectives, str(spec.get("name")), None)
-  asked = callable(function) and "shared_tokens" in inspect.signature(function).parameters
-  return {"shared_tokens": data.shared_tokens} if asked and is_text(data) else {}
+  asked = inspect.signature(function).parameters if callable(function) else ()
+  given = {}
+  if "shared_tokens" in asked and is_text(data):
+    given["shared_tokens"] = data.shared_tokens
+  if "examples" in asked and data is not None:
+    source = data.train
+    while hasattr(source, "source"):  # records keep the index of what they were chosen from
+      source = source.source
+    given["examples"] = len(source)
+  return given
 
 
 def build_optimizer(

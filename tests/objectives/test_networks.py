@@ -4,7 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdjax.objectives.networks import apply_mlp, init_mlp, normalize
+from kdjax.objectives.networks import (
+  apply_conv,
+  apply_mlp,
+  batch_norm,
+  init_conv,
+  init_mlp,
+  init_norm,
+  normalize,
+)
 
 
 def test_two_layers_by_hand():
@@ -30,3 +38,26 @@ def test_normalize_has_mean_zero_and_variance_one():
     out = normalize(x, axis=axis)
     np.testing.assert_allclose(out.mean(axis), 0, atol=1e-5)
     np.testing.assert_allclose(out.std(axis), 1, rtol=1e-3)
+
+
+def test_a_convolution_by_hand():
+  # Pairs of neighbours are added and every second sum kept; transposed, a value is spread.
+  layer = {"kernel": jnp.array([1.0, 1.0]).reshape(1, 2, 1, 1), "bias": jnp.array([0.5])}
+  x = jnp.arange(6.0).reshape(1, 1, 6, 1)
+  np.testing.assert_allclose(apply_conv(layer, x).ravel(), [1.5, 3.5, 5.5, 7.5, 9.5])
+  wide = jnp.broadcast_to(x, (1, 2, 6, 1))
+  np.testing.assert_allclose(apply_conv(layer, wide, stride=2).ravel(), [1.5, 5.5, 9.5])
+  spread = apply_conv({"kernel": jnp.ones((1, 1, 1, 1))}, x[:, :, :3], dilation=2)
+  np.testing.assert_allclose(spread.ravel(), [0.0, 0.0, 1.0, 0.0, 2.0])
+  start = init_conv(jax.random.key(0), (3, 3), 20, 30)["kernel"]
+  np.testing.assert_allclose(start.std(), 180**-0.5, rtol=0.05)
+
+
+def test_batch_norm_counts_the_examples_that_count():
+  x = 3 + 5 * jax.random.normal(jax.random.key(0), (8, 4, 4, 2))
+  where = jnp.arange(8) < 5
+  layer = init_norm(2) | {"bias": jnp.array([0.0, 7.0])}
+  out = batch_norm(layer, x, where)[:5]
+  np.testing.assert_allclose(out.mean((0, 1, 2)), [0.0, 7.0], atol=1e-4)
+  np.testing.assert_allclose(out.std((0, 1, 2)), 1.0, rtol=1e-3)
+  assert np.isfinite(batch_norm(layer, x, where & False)).all()
