@@ -108,3 +108,33 @@ def test_a_missing_stage_lists_the_stages():
   with_maps = dataclasses.replace(outputs(0), features={"stage1": jnp.zeros((8, 2, 2, 3))})
   with pytest.raises(KdjaxError, match=r"'stage9' does not exist; its stages are \['stage1'\]"):
     applied(on_layers(hint(), [("stage9", "stage1")]), with_maps, with_maps, {})
+
+
+def stage_gap() -> Objective:
+  def apply(variables, student, teacher, batch, *, step, rng):
+    (own,), (told,) = student.preactivations.values(), teacher.preactivations.values()
+    gap = jnp.square(own - told).mean((1, 2, 3))
+    return ObjectiveResult({"": Term(gap, jnp.ones(gap.shape, bool))})
+
+  fields = frozenset({"preactivations"})
+  return Objective(apply=apply, taps=Taps(fields, fields))
+
+
+def test_stages_are_named_or_counted_and_weighed():
+  def side(*values):
+    maps = {f"stage{i + 1}": jnp.full((2, 1, 1, 1), v) for i, v in enumerate(values)}
+    return Outputs(preactivations=maps)
+
+  objective = on_layers(stage_gap(), [("stage1", "stage1"), (-1, 1)], weights=[0.5, 3.0])
+  result, _ = applied(objective, side(1.0, 2.0, 5.0), side(4.0, 7.0), {})
+  np.testing.assert_allclose(scalar(result), 0.5 * 9 + 3 * 4, rtol=1e-6)
+  with pytest.raises(
+    KdjaxError, match=r"teacher layer 2 does not exist; its stages are \['stage1'"
+  ):
+    applied(on_layers(stage_gap(), [(0, 2)]), side(1.0), side(4.0, 7.0), {})
+
+
+@pytest.mark.parametrize(("pairs", "weights"), [([(0, 0)], [1.0, 2.0]), ([(0, 0), (0, 0)], None)])
+def test_pairs_and_weights_that_do_not_fit_are_refused(pairs, weights):
+  with pytest.raises(KdjaxError, match="one weight for each pair and each pair once"):
+    on_layers(stage_gap(), pairs, weights=weights)
