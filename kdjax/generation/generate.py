@@ -109,8 +109,13 @@ def continued(
   stops: Sequence[Sequence[int]] = (),
   pad_id: int = 0,
   rows: Int[Array, "batch"] | None = None,
+  given: tuple[Int[Array, "batch new"], Int[Array, "batch"]] | None = None,
 ) -> Generation:
-  """`generate` with a model that is laid out already, such as a mixture; nothing is checked."""
+  """`generate` with a model that is laid out already, such as a mixture; nothing is checked.
+
+  With `given`, tokens [B, N] and counts [B], the first so many new tokens of a row are those and
+  not drawn; their `sample_log_probs` are 0.
+  """
   batch = prompts.shape[0]
   rows = jnp.arange(batch, dtype=jnp.int32) if rows is None else rows
   keys = jax.vmap(lambda row: jax.random.fold_in(rng, row))(rows)
@@ -119,6 +124,10 @@ def continued(
     """One more token, drawn from what the model says about it."""
     own = jax.vmap(lambda key: jax.random.fold_in(key, step))(keys)
     drawn, sample_log_prob = draw(own, logits, sampling)
+    if given is not None:
+      chosen = jax.lax.dynamic_index_in_dim(given[0], step, 1, keepdims=False)
+      drawn = jnp.where(step < given[1], chosen, drawn)
+      sample_log_prob = jnp.where(step < given[1], 0.0, sample_log_prob)
     going = ~written.finished
     new = (
       jnp.where(going, drawn, pad_id),

@@ -20,7 +20,14 @@ from kdjax.programs import rollouts
 from kdjax.programs.base import Program
 from kdjax.programs.distill import DistillState, Frozen, distill, replicated
 from kdjax.programs.evaluators import CHUNK, Evaluator, classifier
-from kdjax.programs.on_policy import as_written, check_room, check_writing, length_metrics
+from kdjax.programs.on_policy import (
+  as_written,
+  check_corrections,
+  check_room,
+  check_writing,
+  length_metrics,
+  teller,
+)
 from kdjax.teachers.base import Teacher
 
 Rows = Mapping[str, Array]
@@ -71,6 +78,7 @@ def adaptive_replay(
   capacity: int = 1000,
   increment: float = 0.1,
   margin: float = 0.1,
+  corrections: int = 0,
   temperature: float = 1.0,
   top_k: int | None = None,
   top_p: float | None = None,
@@ -98,6 +106,7 @@ def adaptive_replay(
     capacity: rows of the buffer, at least a batch.
     increment: of phi.
     margin: of the validation loss, in nats.
+    corrections: see `on_policy`; what is kept has been corrected.
     temperature: of the drawing.
     top_k: of the drawing.
     top_p: of the drawing.
@@ -107,7 +116,8 @@ def adaptive_replay(
     evaluator: see `distill`.
 
   Returns:
-    A program over the streams "train" and "validation"; buffer and phi are state.
+    A program over the streams "train" and "validation"; buffer and phi are state. Rows have
+    `written` [B], whether they are the student's.
 
   Raises:
     KdjaxError: see `on_policy`; a buffer smaller than a batch.
@@ -120,6 +130,7 @@ def adaptive_replay(
   """
   sampling = Sampling(temperature, top_k, top_p)
   check_writing(student, teacher, prompt_length, sampling, eos_ids)
+  check_corrections(student, teacher, corrections)
   for name, value in (("validate_every", validate_every), ("total_steps", total_steps)):
     if value < 1:
       raise KdjaxError(f"config.program.{name} = {value} must be at least 1")
@@ -137,7 +148,7 @@ def adaptive_replay(
   held_out = objectives.cross_entropy(chunk_size=CHUNK)
 
   def init(rng, batch, start=None) -> AdaptiveState:
-    rows = as_written(_train(batch))
+    rows = _unwritten(batch)
     check_room(student, prompt_length, rows)
     size = len(rows["tokens"])
     if capacity < size:
@@ -158,7 +169,7 @@ def adaptive_replay(
     return total(held_out.apply((), outputs, None, rows, step=state.step, rng=None))
 
   def step(state: AdaptiveState, frozen: Frozen, batch):
-    rows, inner_state = as_written(_train(batch)), DistillState(*state[: len(DistillState._fields)])
+    rows, inner_state = _unwritten(batch), DistillState(*state[: len(DistillState._fields)])
     threshold = jax.lax.cond(
       state.step % validate_every == 0,
       lambda: raised(
@@ -188,6 +199,8 @@ def adaptive_replay(
         rng=draws,
         sampling=sampling,
         eos_ids=eos_ids,
+        corrections=corrections,
+        tell=teller(student, teacher, state, frozen),
       )
       new = {name: new.get(name, jnp.ones_like(value)) for name, value in rows.items()}
       return new, pushed(state.replay, new)
@@ -269,5 +282,7 @@ def sampled(replay: Replay, rng: Array, count: int) -> dict[str, Array]:
   return jax.tree.map(lambda x: x[places], dict(replay.rows))
 
 
-def _train(batch):
-  return {name: value for name, value in batch.items() if name != "validation"}
+def _unwritten(batch) -> Rows:
+  """The rows of the training stream, marked as data."""
+  rows = as_written({name: value for name, value in batch.items() if name != "validation"})
+  return rows | {"written": jnp.zeros(len(rows["tokens"]), bool)}

@@ -17,7 +17,7 @@ from kdjax.objectives.base import Objective
 from kdjax.programs import rollouts
 from kdjax.programs.base import Program
 from kdjax.programs.distill import DistillState, Frozen, distill
-from kdjax.programs.evaluators import Evaluator, classifier
+from kdjax.programs.evaluators import HEADED, Evaluator, classifier
 from kdjax.teachers.base import Teacher
 
 
@@ -30,6 +30,7 @@ def on_policy(
   prompt_length: int,
   fraction: float = 0.5,
   teacher_share: float = 0.0,
+  corrections: int = 0,
   keep_data: bool = False,
   temperature: float = 1.0,
   top_k: int | None = None,
@@ -56,6 +57,9 @@ def on_policy(
     fraction: lambda of GKD, in [0, 1]; 1 is purely on-policy.
     teacher_share: in [0, 1); tokens are drawn from this share of the teacher's distribution and the
       rest of the student's.
+    corrections: how often each text's worst token is replaced by the teacher's choice, and what
+      follows it written anew (see `kdjax.programs.correction`); each costs as much as the writing
+      and a pass of both sides.
     keep_data: every step has both: the written rows and after them the rows of data, twice the
       batch. `batch["written"]` [2B] tells an objective which is which. `fraction` must be 1.
     temperature: of the drawing.
@@ -81,6 +85,7 @@ def on_policy(
   """
   sampling = Sampling(temperature, top_k, top_p)
   check_writing(student, teacher, prompt_length, sampling, eos_ids)
+  check_corrections(student, teacher, corrections)
   for name, value, most in (("fraction", fraction, 1), ("teacher_share", teacher_share, 0.999)):
     if not 0 <= value <= most:
       raise KdjaxError(
@@ -125,6 +130,8 @@ def on_policy(
         rng=draws,
         sampling=sampling,
         eos_ids=eos_ids,
+        corrections=corrections,
+        tell=teller(student, teacher, state, frozen),
       )
       return {"weight": jnp.ones_like(given["weight"])} | rows if "weight" in given else rows
 
@@ -148,6 +155,17 @@ def on_policy(
     return inner.init(rng, rows, start)
 
   return inner._replace(init=init, step=step)
+
+
+def teller(student: Model, teacher: Teacher, state: DistillState, frozen: Frozen) -> rollouts.Tell:
+  """Asks both sides about rows that were written, as `rollouts.write` wants it."""
+
+  def tell(rows):
+    variables = ModelVars(state.params, state.model_state, frozen.student)
+    own, _ = student.apply(jax.lax.stop_gradient(variables), rows, taps=HEADED)
+    return own, teacher.apply(frozen.teacher, state.teacher_state, rows, taps=HEADED)
+
+  return tell
 
 
 def as_written(batch) -> dict[str, jax.Array]:
@@ -194,6 +212,25 @@ def check_writing(
   if not isinstance(prompt_length, int) or prompt_length < 1:
     raise KdjaxError(f"config.program.prompt_length = {prompt_length!r}; wanted an integer >= 1")
   check_generation(student, prompt_length, 1, sampling, eos_ids)
+
+
+def check_corrections(student: Model, teacher: Teacher, corrections: int) -> None:
+  """Raises KdjaxError for corrections that there cannot be."""
+  if not isinstance(corrections, int) or corrections < 0:
+    raise KdjaxError(f"config.program.corrections = {corrections!r}; wanted an integer >= 0")
+  if not corrections:
+    return
+  if not teacher.taps >= HEADED:
+    raise KdjaxError(
+      f"config.program.corrections = {corrections} asks config.teacher for the taps"
+      f" {sorted(HEADED)}, and it gives {sorted(teacher.taps)}; use a single live teacher, or 0"
+    )
+  if teacher.num_classes != student.num_classes:
+    raise KdjaxError(
+      f"config.program.corrections = {corrections} puts the teacher's tokens into the student's"
+      f" text: config.student has {student.num_classes} of them and config.teacher"
+      f" {teacher.num_classes}; use models of one tokenizer, or 0"
+    )
 
 
 def check_room(student: Model, prompt_length: int, batch) -> None:

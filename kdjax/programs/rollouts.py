@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -13,6 +13,10 @@ from kdjax.generation import Generation, Sampling
 from kdjax.generation.generate import continued
 from kdjax.models.base import Batch, Decoding
 from kdjax.objectives.base import valid
+from kdjax.outputs import Outputs
+from kdjax.programs.correction import corrected, faults, joined
+
+Tell = Callable[[dict[str, Array]], tuple[Outputs, Outputs]]
 
 
 class Prompts(NamedTuple):
@@ -93,15 +97,39 @@ def write(
   rng: Array,
   sampling: Sampling,
   eos_ids: Sequence[int],
+  corrections: int = 0,
+  tell: Tell | None = None,
 ) -> dict[str, Array]:
-  """`written_rows` of prompts continued to at most `length` tokens in all; no gradient."""
-  generation = continued(
-    decoding,
-    prompts.tokens,
-    prompts.lengths,
-    rng=rng,
-    max_new_tokens=length - prompts.tokens.shape[1],
-    sampling=sampling,
-    eos_ids=eos_ids,
-  )
+  """`written_rows` of prompts continued to at most `length` tokens in all; no gradient.
+
+  Args:
+    decoding: who writes.
+    prompts: of at most P tokens.
+    length: T.
+    rng: a key.
+    sampling: how tokens are drawn.
+    eos_ids: what ends a text.
+    corrections: how often the worst token of each text is replaced by the teacher's choice and what
+      follows is written anew; see `kdjax.programs.correction`.
+    tell: `tell(rows) -> (student, teacher)`, their outputs `hidden` and `head`; read where there
+      are corrections.
+  """
+  options = {
+    "max_new_tokens": length - prompts.tokens.shape[1],
+    "sampling": sampling,
+    "eos_ids": eos_ids,
+  }
+  generation = continued(decoding, prompts.tokens, prompts.lengths, rng=rng, **options)
+
+  def revise(generation: Generation, key: Array) -> tuple[Generation, None]:
+    rows = written_rows(prompts, generation, length)
+    fault = faults(*tell(rows), rows)
+    given = corrected(generation, fault, prompts.lengths)
+    new = continued(decoding, prompts.tokens, prompts.lengths, rng=key, given=given, **options)
+    return joined(generation, new, given[1], fault.found), None
+
+  if corrections:
+    # The numbers below that of the rows are those of the rows' own draws.
+    keys = jax.random.split(jax.random.fold_in(rng, len(prompts.tokens)), corrections)
+    generation, _ = jax.lax.scan(revise, generation, keys)
   return jax.lax.stop_gradient(written_rows(prompts, generation, length))
