@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -35,6 +37,7 @@ def multi_granularity(
   hidden: int = 256,
   least_mass: float = 0.5,
   softness: float = 0.02,
+  word_pieces: tuple[Sequence[bool], Sequence[bool]] | None = None,
   chunk_size: int | None = None,
 ) -> Objective:
   """Labels + forward KL clipped to a window that a small network chooses + relations in spans.
@@ -59,15 +62,20 @@ def multi_granularity(
     least_mass: in (0, 1]; no window is narrower than this share of the teacher's mass; 1 leaves
       the network nothing to choose.
     softness: of the window's edges, in mass.
+    word_pieces: (begins, ends) by token, see `kdjax.data.text.words`; spans are then the words, in
+      rows of data and in written ones. The paper takes noun, verb and prepositional phrases from an
+      external chunker. From a config they are those of config.data.
     chunk_size: see `token_level`; with spans the head is then read three times.
 
   Returns:
-    An objective with the network as `params`, for batches whose `spans` [B, T] number the spans of
-    the labels' tokens: 0 for none, and another number wherever a new span begins. Only positions
-    with a label count.
+    An objective with the network as `params`. Batches may have `spans` [B, T], which number the
+    spans of the labels' tokens, 0 for none, and another number wherever a new span begins; else
+    spans are words. Only positions with a label count. In batches that say which rows are `written`
+    [B], only the others, the reference texts, teach by their labels.
 
   Raises:
-    KdjaxError: a value out of range; when traced, a batch without `spans` or a stored signal.
+    KdjaxError: a value out of range; when traced, no spans, a stored signal, or rows that are
+      written or not without saying so.
 
   Reference:
     Liu et al., "Multi-Granularity Semantic Revision for Large Language Model Distillation", 2024,
@@ -95,6 +103,8 @@ def multi_granularity(
         " a live teacher, of which every class and its neighbours can be read"
       )
 
+    mixed = bool(ce_weight) and _says_who_wrote(batch)
+
     def loss(student_logits, teacher_logits, labels, *, where):
       features = _features(student_logits, teacher_logits, where, top_k)
       lower, upper = window(variables.params, features, least_mass=least_mass)
@@ -107,14 +117,23 @@ def multi_granularity(
         softness=softness,
         where=where,
       )
+      parts = {"loss/kd": kd, "window/lower": lower, "window/upper": upper}
+      if mixed or not ce_weight:
+        return kd_weight * kd, parts
       ce = losses.cross_entropy(student_logits, labels, where=where)
-      parts = {"loss/kd": kd, "loss/ce": ce, "window/lower": lower, "window/upper": upper}
-      return kd_weight * kd + ce_weight * ce, parts
+      return kd_weight * kd + ce_weight * ce, {"loss/ce": ce} | parts
 
     term, parts = map_logits(loss, student, teacher, batch, chunk_size=chunk_size, labels=True)
     terms = {"tokens": term}
+    if mixed:
+      reference = {**batch, "mask": valid(batch, batch["label"]) & ~batch["written"][:, None]}
+      labels, _ = map_logits(
+        losses.cross_entropy, student, None, reference, chunk_size=chunk_size, labels=True
+      )
+      terms["ce"] = labels._replace(weight=ce_weight)
     if span_weight:
-      terms["spans"] = _spans(student, teacher, batch, chunk_size)._replace(weight=span_weight)
+      where = _pairs(batch, word_pieces)
+      terms["spans"] = _spans(student, teacher, where, chunk_size)._replace(weight=span_weight)
     return ObjectiveResult(terms, {name: masked_sum(*part[:2]) for name, part in parts.items()})
 
   return Objective(apply=apply, taps=logit_taps(chunk_size), init=init)
@@ -149,9 +168,20 @@ def _features(student_logits, teacher_logits, where, top_k: int) -> Float[Array,
   return jnp.concatenate([largest, jnp.take_along_axis(q, ids, axis=-1)], axis=-1)
 
 
-def _spans(student: Outputs, teacher: Outputs, batch: Batch, chunk_size: int | None) -> Term:
+def _says_who_wrote(batch: Batch) -> bool:
+  """Whether the batch says which rows are the student's own; none are where nobody writes."""
+  if "written" not in batch and "sample_log_probs" in batch:
+    raise KdjaxError(
+      "multi_granularity: the labels of these rows may be the student's own tokens, and nothing"
+      " says which are; set config.program.keep_data = True, or config.objective.ce_weight = 0"
+    )
+  return "written" in batch
+
+
+def _spans(
+  student: Outputs, teacher: Outputs, where: Bool[Array, "batch pairs"], chunk_size: int | None
+) -> Term:
   """The mean over neighbours of one span."""
-  where = _pairs(batch)
   inputs, readers = [], []
   for side, outputs in (("the student", student), ("the teacher", teacher)):
     tap = "logits" if chunk_size is None else "hidden"
@@ -171,18 +201,28 @@ def _spans(student: Outputs, teacher: Outputs, batch: Batch, chunk_size: int | N
   return Term(total / jnp.maximum(count, 1.0), count)
 
 
-def _pairs(batch: Batch) -> Bool[Array, "batch pairs"]:
+def _pairs(
+  batch: Batch, word_pieces: tuple[Sequence[bool], Sequence[bool]] | None
+) -> Bool[Array, "batch pairs"]:
   """Where a token and the next have labels to be learnt and belong to the same span, [B, T - 1]."""
-  if "spans" not in batch:
+  label = batch["label"]
+  learnt = (label >= 0) & valid(batch, label)
+  both = learnt[:, :-1] & learnt[:, 1:]
+  if "spans" not in batch and word_pieces is None:
     raise KdjaxError(
-      "multi_granularity: the batch has no `spans`, int [B, T]; bring the spans of its text, or set"
-      " config.objective.span_weight = 0"
+      "multi_granularity: the batch has no `spans`, int [B, T]; bring the spans of its text, or"
+      " word_pieces, or set config.objective.span_weight = 0"
     )
-  spans, label = batch["spans"], batch["label"]
+  if "spans" not in batch:
+    begins, ends = (
+      jnp.asarray(part, bool).at[label].get(mode="fill", fill_value=False) for part in word_pieces
+    )
+    segments = batch.get("segment_ids", jnp.zeros_like(label))
+    return both & ends[:, :-1] & begins[:, 1:] & (segments[:, :-1] == segments[:, 1:])
+  spans = batch["spans"]
   if label.ndim != 2 or spans.shape != label.shape:
     raise KdjaxError(
       f"multi_granularity: spans have shape {spans.shape} and labels {label.shape}; both [B, T]"
       " wanted"
     )
-  inside = (spans > 0) & (label >= 0) & valid(batch, label)
-  return inside[:, :-1] & inside[:, 1:] & (spans[:, :-1] == spans[:, 1:])
+  return both & (spans[:, :-1] > 0) & (spans[:, :-1] == spans[:, 1:])

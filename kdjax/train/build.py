@@ -111,7 +111,8 @@ def calibration(data: Any) -> Callable[[int], dict[str, np.ndarray]]:
 def build_objective(spec: Spec, field: str = "config.objective", *, data: Any = None) -> Objective:
   """An objective by name, or `combine` with `terms`: name to {weight, objective}.
 
-  An objective that asks for `shared_tokens` or `examples` gets those of the data unless given.
+  An objective that asks for `shared_tokens`, `word_pieces` or `examples` gets those of the data
+  unless given.
   """
   if spec.get("name") != "combine":
     objective = made(objectives, _from_data(spec, data) | dict(spec), field)
@@ -137,12 +138,13 @@ def build_objective(spec: Spec, field: str = "config.objective", *, data: Any = 
 
 
 def _from_data(spec: Spec, data: Any) -> dict[str, Any]:
-  """What an objective asks of the data: tokens of both vocabularies, the number of examples."""
+  """What an objective asks of the data: of their tokens, or the number of examples."""
   function = getattr(objectives, str(spec.get("name")), None)
   asked = inspect.signature(function).parameters if callable(function) else ()
   given = {}
-  if "shared_tokens" in asked and is_text(data):
-    given["shared_tokens"] = data.shared_tokens
+  if isinstance(data, TextData):
+    tokens = ("shared_tokens", "word_pieces")
+    given = {name: getattr(data, name) for name in tokens if name in asked}
   if "examples" in asked and data is not None:
     source = data.train
     while hasattr(source, "source"):  # records keep the index of what they were chosen from

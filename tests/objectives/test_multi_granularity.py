@@ -156,3 +156,41 @@ def test_bad_values_and_missing_spans_are_refused(start):
   signal = Outputs(signal=losses.top_k_signal(sides[1].logits, k=2))
   with pytest.raises(KdjaxError, match="the K likeliest classes"):
     jax.eval_shape(call(sides[0], signal, BATCH), start)
+
+
+def test_spans_are_words_where_the_tokens_say_so():
+  # Of 7 tokens the first three go on with a word, and all but the last are followed by one.
+  pieces = [True] * 3 + [False] * 4, [True] * 6 + [False]
+  rows = {
+    "label": jnp.array([[5, 0, 1, 3, 4, 2], [6, 0, -1, 2, 1, 1]]),
+    "mask": jnp.ones((ROWS, TIME), bool).at[0, 5].set(False),
+    "segment_ids": jnp.array([[1] * 6, [1] * 4 + [2] * 2]),
+  }
+  objective = multi_granularity(**OPTIONS, ce_weight=0.0, word_pieces=pieces)
+  sides = [Outputs(logits=logits(side)) for side in ("student", "teacher")]
+  params = objective.init(jax.random.key(0), *sides, rows).params
+  result, _ = jit(lambda p: applied(objective, *sides, rows, variables=ObjectiveVars(p)))(params)
+  # 5-0 and 0-1 are words; 6 ends none, 2-1 is cut by an example, 4-2 is not learnt.
+  assert list(zip(*np.nonzero(result.loss["spans"].where), strict=True)) == [(0, 0), (0, 1), (1, 4)]
+
+
+def test_only_reference_texts_teach_by_their_labels(start):
+  sides = [Outputs(logits=logits(side)) for side in ("student", "teacher")]
+  objective = multi_granularity(**OPTIONS)
+  rows = BATCH | {"written": jnp.array([True, False])}
+  call = lambda rows: applied(objective, *sides, rows, variables=ObjectiveVars(start))[0]  # noqa: E731
+  result = jit(call)(rows)
+  learnt = np.asarray((BATCH["label"] >= 0) & BATCH["mask"])
+  labels = np.asarray(BATCH["label"])
+  log_q = np.take_along_axis(log_softmax64(logits("student")), np.maximum(labels, 0)[..., None], -1)
+  ce = result.loss["ce"]
+  np.testing.assert_allclose(
+    np.where(ce.where, ce.values, 0)[1], np.where(learnt, -log_q[..., 0], 0)[1], rtol=1e-5
+  )
+  assert not np.asarray(ce.where)[0].any()
+  np.testing.assert_array_equal(result.loss["tokens"].where, learnt)
+  whole = jit(call)(BATCH)
+  means = [total(r) for r in (whole, jit(call)(rows | {"written": jnp.zeros(2, bool)}))]
+  np.testing.assert_allclose(*means, rtol=1e-6)
+  with pytest.raises(KdjaxError, match="keep_data = True"):
+    jax.eval_shape(call, BATCH | {"sample_log_probs": jnp.zeros((ROWS, TIME))})

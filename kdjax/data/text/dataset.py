@@ -18,6 +18,7 @@ from kdjax.data.text.python_library import python_library
 from kdjax.data.text.split import Chosen, distinct_documents, learnable_documents, split
 from kdjax.data.text.tokenized import Tokenized, tokenize
 from kdjax.data.text.warping import spelled
+from kdjax.data.text.words import word_pieces
 from kdjax.data.tokenizers import fingerprint, load_tokenizer, shared_tokens, vocab_size
 from kdjax.errors import KdjaxError, within
 from kdjax.resolve import check_type, hint
@@ -83,6 +84,11 @@ class TextData(NamedTuple):
   def shared_tokens(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """See `kdjax.data.tokenizers.shared_tokens`."""
     return shared_tokens(self.tokenizer, (self.teacher or self).tokenizer)
+
+  @property
+  def word_pieces(self) -> tuple[tuple[bool, ...], tuple[bool, ...]]:
+    """See `kdjax.data.text.words.word_pieces`."""
+    return word_pieces(self.tokenizer)
 
 
 def text(
