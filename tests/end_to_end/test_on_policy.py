@@ -6,14 +6,20 @@ import math
 import jax
 import pytest
 
-from configs import base, distillm, gkd, minillm, on_policy_reverse_kl
+from configs import base, distillm, gkd, minillm, multi_granularity, on_policy_reverse_kl
 from kdjax.errors import KdjaxError
 from kdjax.train.config import check_config
 from kdjax.train.job import dry_run, run_job, variant_of
 from kdjax.train.loop import Interrupted
 from tests.end_to_end.text import config_of, text_folder
 
-MODULES = {"distillm": distillm, "gkd": gkd, "minillm": minillm, "reverse": on_policy_reverse_kl}
+MODULES = {
+  "distillm": distillm,
+  "gkd": gkd,
+  "minillm": minillm,
+  "multi_granularity": multi_granularity,
+  "reverse": on_policy_reverse_kl,
+}
 STEPS = 6
 
 
