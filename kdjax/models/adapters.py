@@ -163,7 +163,8 @@ def kernels_of(params: PyTree, targets: Sequence[str]) -> dict[str, Kernel]:
   for path, leaf in jax.tree_util.tree_leaves_with_path(params):
     name = jax.tree_util.keystr(path, simple=True, separator="/")
     parts = name.split("/")
-    if len(parts) > 2 and parts[-1] == "kernel" and parts[-2] in targets and "blocks" in parts:
+    layered = {"blocks", "copies"} & set(parts)
+    if len(parts) > 2 and parts[-1] == "kernel" and parts[-2] in targets and layered:
       found[name] = Kernel(leaf, LINEAR[parts[-2]])
   if not found:
     raise KdjaxError(

@@ -75,6 +75,8 @@ class Model(NamedTuple):
       the variables are already such.
     spec: what the model is made of, for its conversion to other formats; None for most.
     decode: `decode(variables) -> Decoding` of a model that generates text; else None.
+    inherit: `inherit(teacher's params) -> params` of a student that starts from its teacher's
+      weights; else None. See `kdjax.models.starts.inheriting`.
   """
 
   init: Callable[[jax.Array], ModelVars]
@@ -88,6 +90,7 @@ class Model(NamedTuple):
   merged: Callable[[ModelVars], ModelVars] | None = None
   spec: Any = None
   decode: Callable[[ModelVars], Decoding] | None = None
+  inherit: Callable[[PyTree], PyTree] | None = None
 
 
 def functional(

@@ -18,8 +18,15 @@ from kdjax.models.convert import (
   spec_of,
 )
 from kdjax.models.prune import keep_layers, narrow
-from kdjax.models.starts import Calibration, Parent, with_embeddings, with_pruned
+from kdjax.models.starts import (
+  Calibration,
+  Parent,
+  with_embeddings,
+  with_pruned,
+  with_shared_attention,
+)
 from kdjax.models.transformer import Rope, Seq2SeqSpec, Spec, encoder_decoder, language_model
+from kdjax.models.transformer.sharing import share
 from kdjax.resolve import hint
 
 SELECTIONS = ("uniform", "first", "last")
@@ -36,6 +43,7 @@ def pretrained(
   mlp_width: int | None = None,
   weights: bool | str = True,
   adapter: Mapping[str, Any] | None = None,
+  attention_from: Sequence[int] = (),
   calibration_rows: int = 32,
   calibration: Calibration | None = None,
   remat: str = "none",
@@ -60,6 +68,8 @@ def pretrained(
       its embedding too (and its head, where that is not the embedding).
     adapter: arguments of `low_rank`, to train adapters alone; None trains all weights. The weights
       under them are in no checkpoint: each start measures again, and must find the same.
+    attention_from: for each layer that is kept, which of them has the attention map that it uses:
+      itself, or that of the layer before; see `kdjax.models.transformer.sharing`. () shares none.
     calibration_rows: of the training text, to measure importance on.
     calibration: reads so many; the data of a config bring it.
     remat: see `language_model`.
@@ -87,7 +97,7 @@ def pretrained(
       f"{checkpoint.path} holds a {whole.family} model of images; use the model pretrained_image"
     )
   if isinstance(whole, Seq2SeqSpec):
-    if layers is not None or any(sizes.values()):
+    if layers is not None or any(sizes.values()) or attention_from:
       raise KdjaxError("layers and sizes of an encoder-decoder cannot be selected; leave them out")
     model = encoder_decoder(whole, **options)
     if weights is True:
@@ -109,6 +119,12 @@ def pretrained(
       model = with_pruned(model, parent, layers=None if ranked else kept)
     elif weights is True:
       model = _whole(model, checkpoint, {"stack": kept})
+  if attention_from:
+    all_compute = model
+    spec = spec.replace(attention_from=tuple(attention_from))
+    model = language_model(spec, **options)
+    if weights is True:
+      model = with_shared_attention(model, all_compute)
   if weights == "embeddings":
     return with_embeddings(model, parent)
   return model if adapter is None else _adapted(model, adapter)
@@ -167,6 +183,8 @@ def decoder(
   rope_theta: float = 10000.0,
   tied: bool = True,
   dropout: float = 0.0,
+  attention_from: Sequence[int] = (),
+  inherit: bool = False,
   embeddings: str | None = None,
   calibration_rows: int = 32,
   calibration: Calibration | None = None,
@@ -187,6 +205,9 @@ def decoder(
     rope_theta: base of the rotations.
     tied: whether the head is the embedding.
     dropout: in [0, 1).
+    attention_from: see `pretrained`.
+    inherit: as a student, start from the weights of the teacher, which is the same but for
+      `attention_from`.
     embeddings: a checkpoint (see `pretrained`) whose embedding it starts from, and whose head where
       neither is tied: of its channels those that matter most, if `width` is smaller.
     calibration_rows: see `pretrained`.
@@ -212,8 +233,13 @@ def decoder(
     rope=Rope(rope_theta),
     tied=tied,
     dropout=dropout,
+    attention_from=tuple(attention_from),
   )
   model = language_model(spec, remat=remat, dtype=dtype, attention=attention)
+  if inherit:
+    if embeddings is not None:
+      raise KdjaxError("a decoder starts from its teacher (inherit) or from embeddings, not both")
+    return model._replace(inherit=lambda params: share(params, spec.sources))
   if embeddings is None:
     return model
   checkpoint = open_checkpoint(embeddings)

@@ -1,4 +1,4 @@
-"""Students that start from a larger checkpoint: pruned, or with its embeddings alone."""
+"""Students that start from others' weights: pruned, sharing attention, embeddings alone."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -18,6 +19,7 @@ from kdjax.models.convert.mapping import entries_of
 from kdjax.models.importance import Importance, importance
 from kdjax.models.prune import prune, select
 from kdjax.models.transformer import Seq2SeqSpec, Spec, language_model
+from kdjax.models.transformer.sharing import share
 
 PyTree = Any
 Calibration = Callable[[int], Batch]
@@ -103,6 +105,73 @@ def _for_larger(shardings: ModelVars, larger: Model) -> ModelVars:
     )
 
   return jax.tree.map(one, jax.eval_shape(larger.init, jax.random.key(0)), shardings)
+
+
+def with_shared_attention(model: Model, whole: Model) -> Model:
+  """The model, started from the weights of one whose layers all compute attention.
+
+  Args:
+    model: of the same spec but for its `attention_from`.
+    whole: the other, with a `start`. Both models' weights are held while these are taken out.
+  """
+
+  def start(shardings: ModelVars | None = None, dtype: Any = None) -> ModelVars:
+    if dtype == "int8":
+      raise KdjaxError("weights in int8 cannot be shared out; take config.teacher.dtype = None")
+    placed = None
+    if shardings is not None:
+      stack = {k: part for k, part in shardings.params["stack"].items() if k != "copies"}
+      placed = _for_larger(ModelVars({**shardings.params, "stack": stack}, shardings.state), whole)
+    weights = whole.start(placed, dtype)
+    return weights._replace(params=_shared(model, weights.params, shardings))
+
+  return model._replace(start=start)
+
+
+def inheriting(model: Model, teacher: Any) -> Model:
+  """A model with `inherit`, started from a teacher's weights.
+
+  Args:
+    model: the student.
+    teacher: `ModelVars` of a single frozen model, concrete or abstract.
+
+  Raises:
+    KdjaxError: no such weights, or weights of another architecture.
+  """
+  if not isinstance(teacher, ModelVars):
+    raise KdjaxError(
+      "config.student.inherit = True starts from the weights of config.teacher, which is none of"
+      " one frozen model; set it to False, or use a single teacher of kind 'frozen'"
+    )
+  own = jax.eval_shape(model.init, jax.random.key(0))
+  try:
+    shapes = jax.eval_shape(model.inherit, teacher.params)
+    fits = jax.tree.map(lambda a: a.shape, shapes) == jax.tree.map(lambda a: a.shape, own.params)
+  except (KeyError, TypeError, AttributeError):
+    fits = False
+  if not fits:
+    raise KdjaxError(
+      "config.student.inherit = True wants config.teacher.model of the same sizes as config.student"
+      " and not in int8; make them equal but for attention_from, or set inherit = False"
+    )
+
+  def start(shardings: ModelVars | None = None, dtype: Any = None) -> ModelVars:
+    params = _shared(model, teacher.params, shardings)
+    return ModelVars(params, teacher.state)
+
+  return model._replace(start=start)
+
+
+def _shared(model: Model, params: PyTree, shardings: ModelVars | None) -> PyTree:
+  """A copy of a larger model's parameters, in the dtypes of the model's own."""
+  own = jax.eval_shape(model.init, jax.random.key(0)).params
+
+  def taken(params: PyTree) -> PyTree:
+    return jax.tree.map(
+      lambda a, like: jnp.array(a, like.dtype), share(params, model.spec.sources), own
+    )
+
+  return jax.jit(taken, out_shardings=None if shardings is None else shardings.params)(params)
 
 
 def with_embeddings(model: Model, parent: Parent) -> Model:

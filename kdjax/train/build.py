@@ -15,6 +15,7 @@ from kdjax.data.text import ClassifiedText, TextData, Vocabulary
 from kdjax.errors import KdjaxError, within
 from kdjax.generation.text import end_ids
 from kdjax.models.base import Model
+from kdjax.models.starts import inheriting
 from kdjax.objectives.base import Objective
 from kdjax.objectives.combinators import combine
 from kdjax.programs.base import Program
@@ -190,6 +191,8 @@ def build_program(
     KdjaxError: anything in the config that does not exist, does not fit or is out of range.
   """
   student = build_model(config["student"], data, "config.student")
+  if student.inherit is not None:
+    student = inheriting(student, None if teacher is None else teacher.frozen)
   optimizer = config["optimizer"]
   tx, _ = build_optimizer(optimizer, config["total_steps"])
   own = {key: optimizer[key] for key in ("ema_decay", "accumulate") if key in optimizer}

@@ -76,6 +76,10 @@ def spec_of(config: Config, names: Names) -> Any:
 
 def config_of(spec: Any) -> dict[str, Any]:
   """The config.json of a spec; `spec_of` reads it back."""
+  if getattr(spec, "attention_from", ()):
+    raise KdjaxError(
+      "a model with attention_from, whose layers share attention maps, has no Hugging Face format"
+    )
   family = FAMILIES[spec.family]
   return {
     "architectures": [family.architecture],

@@ -115,9 +115,14 @@ def check_attention(name: str, spec: Spec, dtype: str) -> None:
 
 
 class Attention(nnx.Module):
-  """Projections to and from heads; `__call__` attends, `project` and `read` are its halves."""
+  """Projections to and from heads, and `read` between them.
 
-  def __init__(self, spec: Spec, *, dtype: Any, attention: str, rngs: nnx.Rngs):
+  A copying layer's, which is given queries and keys, projects values alone.
+  """
+
+  def __init__(
+    self, spec: Spec, *, dtype: Any, attention: str, rngs: nnx.Rngs, copies: bool = False
+  ):
     general = functools.partial(nnx.LinearGeneral, dtype=dtype, kernel_init=INIT, rngs=rngs)
 
     def into(heads: int, name: str) -> nnx.LinearGeneral:
@@ -129,8 +134,9 @@ class Attention(nnx.Module):
         bias_metadata=named(name, "head_dim"),
       )
 
-    self.query = into(spec.heads, "heads")
-    self.key = into(spec.kv_heads, "kv_heads")
+    if not copies:
+      self.query = into(spec.heads, "heads")
+      self.key = into(spec.kv_heads, "kv_heads")
     self.value = into(spec.kv_heads, "kv_heads")
     self.out = general(
       (spec.heads, spec.head_dim),
@@ -140,7 +146,7 @@ class Attention(nnx.Module):
       kernel_metadata=named("heads", "head_dim", "embed"),
       bias_metadata=named("embed"),
     )
-    if spec.qk_norm:
+    if spec.qk_norm and not copies:
       self.query_norm = Norm("rms", spec.head_dim, spec.norm_eps, rngs=rngs)
       self.key_norm = Norm("rms", spec.head_dim, spec.norm_eps, rngs=rngs)
     self.qk_norm = spec.qk_norm
@@ -157,7 +163,10 @@ class Attention(nnx.Module):
     key = self.key(hidden)
     key = self.key_norm(key) if self.qk_norm else key
     key = key if rope is None else rotate(key, rope)
-    return checkpoint_name(key, "keys"), checkpoint_name(self.value(hidden), "values")
+    return checkpoint_name(key, "keys"), self.values(hidden)
+
+  def values(self, hidden: Array) -> Array:
+    return checkpoint_name(self.value(hidden), "values")
 
   def read(self, query, key, value, *, mask, bias=None, causal=False, probabilities=False):
     """(what `out` reads, [B, T, H, K]; probabilities or None)."""

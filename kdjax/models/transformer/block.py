@@ -86,11 +86,13 @@ class MLP(nnx.Module):
 class Block(nnx.Module):
   """Attention and MLP with their norms, and cross-attention between them where the spec has it."""
 
-  def __init__(self, spec: Spec, *, dtype: Any, attention: str, rngs: nnx.Rngs):
+  def __init__(
+    self, spec: Spec, *, dtype: Any, attention: str, rngs: nnx.Rngs, copies: bool = False
+  ):
     attend = functools.partial(Attention, spec, dtype=dtype, attention=attention, rngs=rngs)
     norm = functools.partial(Norm, spec.norm, spec.width, spec.norm_eps, rngs=rngs)
     self.norm_attention = norm()
-    self.attention = attend()
+    self.attention = attend(copies=copies)
     if spec.cross:
       self.norm_cross = norm()
       self.cross_attention = attend()
@@ -113,6 +115,7 @@ class Block(nnx.Module):
     taps: frozenset[str] = frozenset(),
     remember: Callable[[Array, Array], tuple[Array, Array]] | None = None,
     across: tuple[Array, Array] | None = None,
+    shared: tuple[Array, Array] | None = None,
   ) -> tuple[Array, dict[str, Array]]:
     """Runs the layer.
 
@@ -124,6 +127,7 @@ class Block(nnx.Module):
       taps: what to collect.
       remember: `remember(keys, values)` puts them in a cache and returns all that can be seen.
       across: the layer's keys and values of an encoder's states; computed where None.
+      shared: the queries and keys of a layer that copies its attention from another.
 
     Returns:
       [B, T, D] and the collected arrays.
@@ -132,8 +136,12 @@ class Block(nnx.Module):
     drop = functools.partial(self.dropout, deterministic=rngs is None, rngs=rngs)
     rope, mask = _pick(context.rope, local), _pick(context.mask, local)
     normed = hidden if self.form == "post" else self.norm_attention(hidden)
-    queries = self.attention.queries(normed, rope)
-    own = keys, values = self.attention.keys_values(normed, rope)
+    if shared is None:
+      queries = self.attention.queries(normed, rope)
+      own = keys, values = self.attention.keys_values(normed, rope)
+    else:
+      queries, keys = shared
+      own = keys, values = keys, self.attention.values(normed)
     attended, probs = self.attention.read(
       queries,
       *(own if remember is None else remember(keys, values)),

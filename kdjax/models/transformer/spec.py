@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from kdjax.models import checks
+from kdjax.models.transformer.sharing import is_map
 
 BLOCKS = ("pre", "post", "sandwich", "parallel")
 POSITIONS = ("rope", "learned", "relative", "none")
@@ -71,6 +72,8 @@ class Spec:
     token_types: rows of the token type embedding; 0 for none.
     position_offset: index of position 0 in a learned table (RoBERTa has 2).
     relative_buckets, relative_distance: of T5's relative positions.
+    attention_from: for each layer the layer whose attention map it uses, its own or the one that
+      the layer before uses; () for all their own. See `kdjax.models.transformer.sharing`.
     cross: each layer also attends to an encoder's states.
     dropout: on embeddings and on each branch, when training; in [0, 1).
   """
@@ -113,6 +116,7 @@ class Spec:
   position_offset: int = 0
   relative_buckets: int = 32
   relative_distance: int = 128
+  attention_from: tuple[int, ...] = ()
   cross: bool = False
   dropout: float = 0.0
   family: str = "llama"
@@ -140,6 +144,10 @@ class Spec:
         checks.one_of("rope.scaling", rope.scaling[0], SCALINGS)
     fits = not self.local or len(self.local) == self.depth
     checks.require(fits, "local", self.local, f"one entry for each of the {self.depth} layers")
+    if self.attention_from:
+      fits = len(self.attention_from) == self.depth and is_map(self.attention_from, self.is_local)
+      wanted = f"for each of {self.depth} layers itself or what the layer before (of its kind) has"
+      checks.require(fits, "attention_from", self.attention_from, wanted)
 
   @property
   def stacks(self) -> dict[str, Spec]:
@@ -150,6 +158,11 @@ class Spec:
   def is_local(self) -> tuple[bool, ...]:
     """For each layer, whether it sees a window only."""
     return self.local or (self.window is not None,) * self.depth
+
+  @property
+  def sources(self) -> tuple[int, ...]:
+    """For each layer the one whose attention map it uses."""
+    return self.attention_from or tuple(range(self.depth))
 
   def room(self, new: int) -> int:
     """How many tokens a prompt may have, so that `new` more can be written."""

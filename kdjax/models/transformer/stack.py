@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ from kdjax.models.layers import REMAT, named, scan_layers, stacked
 from kdjax.models.transformer.block import Block, Context
 from kdjax.models.transformer.norm import Norm
 from kdjax.models.transformer.positions import relative_bucket, rope_tables, visible
+from kdjax.models.transformer.sharing import runs_of, scan_shared
 from kdjax.models.transformer.spec import Spec
 
 
@@ -25,7 +27,7 @@ class Cache(NamedTuple):
   Heads stand before slots, as the products of attention read them: no token needs a transposition.
 
   Attributes:
-    keys: for each layer [B, G, N, K].
+    keys: for each layer that computes attention [B, G, N, K].
     values: for each layer [B, G, N, K].
     memory: for each layer the keys and values of an encoder's states, each [B, G, S, K]; () of a
       model without an encoder.
@@ -49,7 +51,11 @@ class Stack(nnx.Module):
 
   def __init__(self, spec: Spec, *, dtype: Any, remat: str, attention: str, rngs: nnx.Rngs):
     block = functools.partial(Block, spec, dtype=dtype, attention=attention)
-    self.blocks = stacked(lambda rngs: block(rngs=rngs), spec.depth, rngs)
+    own = sum(source == i for i, source in enumerate(spec.sources))
+    self.blocks = stacked(lambda rngs: block(rngs=rngs), own, rngs)
+    self.shares = own < spec.depth
+    if self.shares:
+      self.copies = stacked(lambda rngs: block(copies=True, rngs=rngs), spec.depth - own, rngs)
     if spec.position == "relative":
       table = 0.1 * jax.random.normal(rngs.params(), (spec.relative_buckets, spec.heads))
       self.relative = nnx.Param(table, **named(None, "heads"))
@@ -146,15 +152,26 @@ class Stack(nnx.Module):
     if rngs is not None:
       keys = jax.random.split(rngs.dropout(), self.spec.depth)[start:stop]
 
-    def call(block, hidden, x):
+    def call(block, hidden, x, shared=None, asked=taps):
       local, key = x
       local = same if local is None else local
-      out, collected = block(hidden, context, local=local, key=key, taps=taps)
-      return out, collected if reduce is None else reduce(hidden, collected)
+      out, seen = block(hidden, context, local=local, key=key, taps=asked, shared=shared)
+      collected = {tap: seen[tap] for tap in taps & seen.keys()}
+      return out, (seen, collected if reduce is None else reduce(hidden, collected))
 
-    return scan_layers(
-      self.blocks, call, hidden, (flags, keys), start=start, stop=stop, remat=REMAT[self.remat]
-    )
+    def plain(*args):
+      out, (_, collected) = call(*args)
+      return out, collected
+
+    def sharing(*args):
+      out, (seen, collected) = call(*args, asked=taps | {"queries", "keys"})
+      return out, (collected, (seen["queries"], seen["keys"]))
+
+    xs, remat = (flags, keys), REMAT[self.remat]
+    if not self.shares:
+      return scan_layers(self.blocks, plain, hidden, xs, start=start, stop=stop, remat=remat)
+    runs = runs_of(self.spec.sources, start, self.spec.depth if stop is None else stop)
+    return scan_shared(self.blocks, self.copies, runs, sharing, hidden, xs, remat)
 
   def fill(
     self, hidden: Array, context: Context, slots: int
@@ -168,6 +185,7 @@ class Stack(nnx.Module):
       return [layer.swapaxes(1, 2) for layer in seen[tap]] if tap in seen else []
 
     keys, values = (tuple(jnp.pad(a, room) for a in held(tap)) for tap in ("keys", "values"))
+    keys = tuple(keys[i] for i in self._computing)
     memory = tuple(zip(held("memory_keys"), held("memory_values"), strict=True))
     return hidden, Cache(keys, values, memory, context.memory_mask)
 
@@ -177,13 +195,20 @@ class Stack(nnx.Module):
     They are held beside the stack while a text is written; computed for each token, an adapter or
     int8 values would cost as much as the token does.
     """
-    graphdef, params, state = nnx.split(self.blocks, nnx.Param, ...)
 
-    def layer(i: int) -> Block:
-      own, others = jax.tree.map(lambda a: a[i], (params, state))
-      return nnx.merge(graphdef, resolve(own), others)
+    def split(stack: Block) -> Iterator[Block]:
+      graphdef, params, state = nnx.split(stack, nnx.Param, ...)
+      for i in itertools.count():
+        own, others = jax.tree.map(lambda a, i=i: a[i], (params, state))
+        yield nnx.merge(graphdef, resolve(own), others)
 
-    return [layer(i) for i in range(self.spec.depth)]
+    blocks, copies = split(self.blocks), split(self.copies) if self.shares else None
+    return [next(blocks if i == own else copies) for i, own in enumerate(self.spec.sources)]
+
+  @property
+  def _computing(self) -> list[int]:
+    """The layers that compute attention."""
+    return [i for i, source in enumerate(self.spec.sources) if source == i]
 
   def extend(
     self,
@@ -200,19 +225,31 @@ class Stack(nnx.Module):
     """
     rows, groups = jnp.arange(hidden.shape[0]), jnp.arange(self.spec.kv_heads)
     place = rows[:, None, None], groups[None, :, None], positions[:, None, :]
-    held: list[tuple[Array, Array]] = []
+    keys: list[Array] = []
+    values: list[Array] = []
+    queries = None  # of the layer whose attention the ones after it copy
 
-    def remember(*new: Array) -> tuple[Array, Array]:
-      i = len(held)
-      old = cache.keys[i], cache.values[i]
-      held.append(tuple(a.at[place].set(b.swapaxes(1, 2)) for a, b in zip(old, new, strict=True)))
-      return tuple(a.swapaxes(1, 2) for a in held[-1])
+    def add(held: list[Array], old: tuple[Array, ...], new: Array) -> Array:
+      held.append(old[len(held)].at[place].set(new.swapaxes(1, 2)))
+      return held[-1].swapaxes(1, 2)
+
+    def remember(new_keys: Array, new_values: Array) -> tuple[Array, Array]:
+      return add(keys, cache.keys, new_keys), add(values, cache.values, new_values)
+
+    def remember_values(seen_keys: Array, new_values: Array) -> tuple[Array, Array]:
+      return seen_keys, add(values, cache.values, new_values)
 
     for i, (layer, local) in enumerate(zip(layers, self.spec.is_local, strict=True)):
       across = tuple(a.swapaxes(1, 2) for a in cache.memory[i]) if cache.memory else None
-      hidden, _ = layer(hidden, context, local=local, remember=remember, across=across)
-    keys, values = zip(*held, strict=True)
-    return hidden, cache._replace(keys=keys, values=values)
+      options = {"local": local, "across": across}
+      if self.spec.sources[i] == i:
+        taps = frozenset({"queries"} if self.shares else ())
+        hidden, seen = layer(hidden, context, remember=remember, taps=taps, **options)
+        queries = seen.get("queries")
+      else:
+        shared = queries, keys[-1].swapaxes(1, 2)
+        hidden, _ = layer(hidden, context, remember=remember_values, shared=shared, **options)
+    return hidden, cache._replace(keys=tuple(keys), values=tuple(values))
 
   def finish(self, hidden: Array) -> Array:
     """The final norm."""
