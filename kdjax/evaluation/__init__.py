@@ -1,5 +1,6 @@
 """Metrics and what can be said about them."""
 
+from kdjax.evaluation.attention import attention_similarity as attention_similarity
 from kdjax.evaluation.calibration import temperature_scale as temperature_scale
 from kdjax.evaluation.calibration import top_k_temperature as top_k_temperature
 from kdjax.evaluation.classification import agreement as agreement

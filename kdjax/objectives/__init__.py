@@ -13,6 +13,7 @@ from kdjax.objectives.combinators import combine, on_layers, scheduled
 from kdjax.objectives.contrastive_representation import contrastive_representation
 from kdjax.objectives.curriculum_temperature import curriculum_temperature
 from kdjax.objectives.features import feature_kd
+from kdjax.objectives.echoatt import echoatt
 from kdjax.objectives.first import first
 from kdjax.objectives.fitnet import fitnet
 from kdjax.objectives.gold import gold
@@ -41,6 +42,7 @@ __all__ = [
   "cross_entropy",
   "curriculum_temperature",
   "feature_kd",
+  "echoatt",
   "first",
   "fitnet",
   "gold",

@@ -9,6 +9,7 @@ import pytest
 @pytest.mark.parametrize(
   "name",
   [
+    "kdjax.evaluation.attention",
     "kdjax.evaluation.calibration",
     "kdjax.evaluation.classification",
     "kdjax.evaluation.loyalty",
