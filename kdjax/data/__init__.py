@@ -20,7 +20,8 @@ from kdjax.data.pipeline import training_stream as training_stream
 from kdjax.data.text import ClassifiedText as ClassifiedText
 from kdjax.data.text import PackedRows as PackedRows
 from kdjax.data.text import TextData as TextData
-from kdjax.data.text import labelled_text, library_docs, text
+from kdjax.data.text import TextPairs as TextPairs
+from kdjax.data.text import labelled_text, library_docs, text, text_pairs
 from kdjax.data.tfds import tfds_images
 from kdjax.data.tokenizers import load_tokenizer as load_tokenizer
 
@@ -32,5 +33,6 @@ __all__ = [
   "labelled_text",
   "library_docs",
   "text",
+  "text_pairs",
   "tfds_images",
 ]

@@ -25,3 +25,5 @@ __all__ = [
   "text_classifier",
   "vit",
 ]
+from kdjax.models.seq2seq import seq2seq
+__all__ = ["decoder", "mlp", "pretrained", "resnet", "seq2seq", "text_classifier", "vit"]

@@ -34,6 +34,7 @@ from kdjax.objectives.tgeo_kd import tgeo_kd
 from kdjax.objectives.tokens import map_logits, token_level
 from kdjax.objectives.uld import uld
 from kdjax.objectives.variational_information import variational_information
+from kdjax.objectives.written_kd import written_kd
 from kdjax.outputs import Outputs
 
 # What a config may name; the combinators take objectives and are called from code.
@@ -64,4 +65,5 @@ __all__ = [
   "tgeo_kd",
   "uld",
   "variational_information",
+  "written_kd",
 ]

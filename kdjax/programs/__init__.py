@@ -5,6 +5,8 @@ from kdjax.programs.base import Program, Start
 from kdjax.programs.bilevel import bilevel
 from kdjax.programs.distill import DistillState, distill
 from kdjax.programs.on_policy import on_policy
+from kdjax.programs.on_policy_targets import on_policy_targets
 from kdjax.programs.replicate import replicate
 
-__all__ = ["adaptive_replay", "bilevel", "distill", "on_policy"]  # what a config may name
+# What a config may name.
+__all__ = ["adaptive_replay", "bilevel", "distill", "on_policy", "on_policy_targets"]

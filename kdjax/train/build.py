@@ -11,7 +11,7 @@ import optax
 
 from kdjax import models, objectives, programs
 from kdjax.data.base import DataSet
-from kdjax.data.text import ClassifiedText, TextData, Vocabulary
+from kdjax.data.text import ClassifiedText, TextData, TextPairs, Vocabulary
 from kdjax.errors import KdjaxError, within
 from kdjax.generation.text import end_ids
 from kdjax.models.base import Model
@@ -85,7 +85,9 @@ def build_model(spec: Spec, data: DataSet | TextData | Vocabulary, field: str) -
 def _shape(spec: Spec, data: DataSet | TextData | Vocabulary) -> dict[str, Any]:
   """What the data decide of a model, as far as its constructor asks for it."""
   shape = {
-    name: getattr(data, name) for name in ("num_classes", "image_shape") if hasattr(data, name)
+    name: getattr(data, name)
+    for name in ("num_classes", "image_shape", "start")
+    if hasattr(data, name)
   }
   asked = _asked(spec)
   return {name: value for name, value in shape.items() if name in asked}
@@ -193,6 +195,7 @@ def build_program(
   student = build_model(config["student"], data, "config.student")
   if student.inherit is not None:
     student = inheriting(student, None if teacher is None else teacher.frozen)
+  _check_start(student, data)
   optimizer = config["optimizer"]
   tx, _ = build_optimizer(optimizer, config["total_steps"])
   own = {key: optimizer[key] for key in ("ema_decay", "accumulate") if key in optimizer}
@@ -206,12 +209,21 @@ def build_program(
   if "total_steps" in asked:
     own["total_steps"] = config["total_steps"]
   if "eos_ids" in asked:
-    if not isinstance(data, TextData):
+    if not isinstance(data, TextData | TextPairs):
       raise KdjaxError(f"config.program writes text, and the data set {data.name!r} is none")
     own["eos_ids"] = end_ids(data.tokenizer)
   objective = build_objective(config["objective"], data=data)
   program = make(student, objective, tx, teacher=teacher, evaluator=evaluator_of(data), **own)
   return program, student
+
+
+def _check_start(student: Model, data: DataSet | TextData) -> None:
+  own = getattr(student.spec, "start", None)
+  if isinstance(data, TextPairs) and own is not None and own != data.start:
+    raise KdjaxError(
+      f"config.student begins targets with token {own} and config.data with {data.start}; set"
+      f" config.data.start = {own}"
+    )
 
 
 def teacher_side(data: DataSet | TextData) -> DataSet | TextData | Vocabulary:
@@ -221,7 +233,7 @@ def teacher_side(data: DataSet | TextData) -> DataSet | TextData | Vocabulary:
 
 def is_text(data: DataSet | TextData | Vocabulary) -> bool:
   """Whether these are text rather than images."""
-  return isinstance(data, TextData | Vocabulary)
+  return isinstance(data, TextData | TextPairs | Vocabulary)
 
 
 def evaluator_of(data: DataSet | TextData) -> Evaluator:

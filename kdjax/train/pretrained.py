@@ -11,6 +11,7 @@ import jax
 
 from kdjax import teachers
 from kdjax.data.base import DataSet
+from kdjax.data.text import TextPairs
 from kdjax.errors import KdjaxError, within
 from kdjax.models.base import Model, ModelVars
 from kdjax.resolve import hint
@@ -41,6 +42,8 @@ def build_teacher(
   """
   side = teacher_side(data)
   teacher = _build(config, side, trained=trained, abstract=abstract)
+  if isinstance(data, TextPairs):
+    return teachers.after_source(teacher)
   if side is data:
     return teacher
   if config["teacher"]["kind"] != "frozen":

@@ -64,7 +64,7 @@ def _load(spec: str) -> Splits:
   shared = {name: own.pop(name) for name in SHARED}
   if shared["seed"] < 0:
     raise KdjaxError(f"config.data.seed = {shared['seed']} must be at least 0")
-  if own.get("name") == "text":
+  if own.get("name") in ("text", "text_pairs"):
     own["validation_fraction"] = shared["validation_fraction"]
   whole = made(sources, own, "config.data", also=SHARED)
   if is_text(whole):

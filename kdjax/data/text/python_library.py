@@ -65,6 +65,26 @@ def library_docstrings() -> tuple[tuple[str, str], ...]:
   return tuple(found)
 
 
+@functools.cache
+def library_functions() -> tuple[tuple[str, str], ...]:
+  """(code, first line of the docstring) of the library's functions, in order of modules.
+
+  The code is without docstring and comments, as Python itself writes it out. Of equal lines the
+  first is kept.
+  """
+  root = Path(sysconfig.get_paths()["stdlib"])
+  found: dict[str, str] = {}
+  for file in sorted(_modules(root)):
+    with contextlib.suppress(SyntaxError):
+      tree = ast.parse(decoded(file.read_bytes(), str(file)))
+      for _, owner, node in list(_docstrings(tree, "")):
+        line = inspect.cleandoc(node.value.value).partition("\n")[0].strip()
+        if line and isinstance(owner, ast.FunctionDef | ast.AsyncFunctionDef):
+          owner.body = owner.body[1:] or [ast.Pass()]
+          found.setdefault(line, ast.unparse(owner))
+  return tuple((code, line) for line, code in found.items())
+
+
 def _modules(root: Path) -> Iterator[Path]:
   # Installed packages, often the most of it, are not even listed.
   for folder, inner, names in os.walk(root):
