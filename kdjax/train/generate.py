@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
+from kdjax.data.text import TextPairs
 from kdjax.data.tokenizers import load_tokenizer
 from kdjax.errors import KdjaxError
 from kdjax.generation import Generator, Sampling
@@ -41,12 +42,16 @@ class Written(NamedTuple):
 
 
 class Writer(NamedTuple):
-  """A model that can write: with weights, a tokenizer, and the tokens that end a text."""
+  """A model that can write: with weights, a tokenizer, and the tokens that end a text.
+
+  `ids` makes tokens of prompts that are sources of pairs; None for texts to go on with.
+  """
 
   model: Model
   variables: ModelVars
   tokenizer: Any
   eos_ids: tuple[int, ...]
+  ids: Callable[[Sequence[str]], list[list[int]]] | None = None
 
 
 def write(
@@ -76,9 +81,13 @@ def write(
       its range.
   """
   writer = _open(checkpoint) if config is None else _open_run(config, Path(checkpoint))
+  if writer.ids is None or chat:
+    ids = encode(writer.tokenizer, prompts, chat=chat)
+  else:
+    ids = writer.ids(prompts)
   run = Generator(writer.model).compiled(
     writer.variables,
-    encode(writer.tokenizer, prompts, chat=chat),
+    ids,
     max_new_tokens=max_new_tokens,
     sampling=sampling,
     seed=seed,
@@ -115,4 +124,5 @@ def _open_run(config: Config, folder: Path) -> Writer:
   weights = load_model(folder, model, make_mesh(**config["mesh"]), TEACHER_RULES)
   if model.merged is not None:  # adapters: the weights beneath them are not in the checkpoint
     weights = weights._replace(frozen=model.start().frozen)
-  return Writer(model, weights, data.tokenizer, end_ids(data.tokenizer))
+  ids = data.source_ids if isinstance(data, TextPairs) else None
+  return Writer(model, weights, data.tokenizer, end_ids(data.tokenizer), ids)

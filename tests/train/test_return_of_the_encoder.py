@@ -7,7 +7,9 @@ import pytest
 
 from configs import return_of_the_encoder
 from kdjax.errors import KdjaxError
+from kdjax.generation import GREEDY
 from kdjax.train.config import check_config
+from kdjax.train.generate import write
 from kdjax.train.job import dry_run, run_job, teacher_config, variant_of
 from kdjax.train.loop import Interrupted
 from tests.data.text.helpers import bytes_tokenizer
@@ -59,6 +61,11 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_bits(folder):
   assert again["params_sha256"] == whole["params_sha256"]
   rows = [json.loads(line) for line in (folder / "stopped" / "metrics.jsonl").open()]
   assert all(row["tokens_written"] > 0 for row in rows if row["split"] == "train")
+  # It writes targets of sources as rows hold them.
+  out = write(
+    str(folder / "whole"), ["ab", "c" * 20], config=config, max_new_tokens=4, sampling=GREEDY
+  )
+  assert len(out.texts) == 2 and not out.continues and 2 <= out.tokens <= 8
   # The teacher is asked about the same targets.
   assert 0 < whole["results"]["teacher"]["nll"] < 10
 

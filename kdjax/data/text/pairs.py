@@ -122,6 +122,10 @@ class TextPairs(NamedTuple):
   name: str = "text_pairs"
   teacher: None = None
 
+  def source_ids(self, texts: Sequence[str]) -> list[list[int]]:
+    """Sources as rows hold them: tokens, what ends them, and no more than there are places for."""
+    return _ids(self.tokenizer, texts, self.sequence_length)
+
 
 def text_pairs(
   *,
@@ -221,13 +225,18 @@ def _read(path: str, source: str, target: str) -> list[Pair]:
 def _tokens(
   tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """([N, size], lengths): each text with the end token behind it, cut off."""
-  coded = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
-  end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-  ids = [[*own, *end][:size] for own in coded]
+  """([N, size], lengths)."""
+  ids = _ids(tokenizer, texts, size)
   if empty := [i for i, own in enumerate(ids) if not own]:
     raise KdjaxError(f"pair {empty[0]} has an empty text, and the tokenizer no end token")
   out = np.zeros((len(ids), size), np.int32)
   for row, own in zip(out, ids, strict=True):
     row[: len(own)] = own
   return out, np.array([len(own) for own in ids], np.int32)
+
+
+def _ids(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], size: int) -> list[list[int]]:
+  """Each text with the end token behind it, cut off."""
+  coded = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+  end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+  return [[*own, *end][:size] for own in coded]

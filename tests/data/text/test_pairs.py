@@ -40,6 +40,8 @@ def test_a_row_holds_source_and_target_with_their_ends(files):
   seen = {}
   for row in every:
     source, target = row["tokens"][row["segment_ids"] > 0], row["label"][row["mask"]]
+    text = data.tokenizer.decode(source, skip_special_tokens=True)
+    assert text not in SOURCES or data.source_ids([text]) == [source.tolist()]
     seen[data.tokenizer.decode(source, skip_special_tokens=True)] = data.tokenizer.decode(
       target, skip_special_tokens=True
     )
