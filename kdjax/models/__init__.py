@@ -9,6 +9,7 @@ from kdjax.models.multilayer_perceptron import mlp
 from kdjax.models.pretrained import decoder, pretrained
 from kdjax.models.pretrained_image import pretrained_image
 from kdjax.models.residual_network import resnet
+from kdjax.models.seq2seq import seq2seq
 from kdjax.models.swin import swin
 from kdjax.models.text_classifier import text_classifier
 from kdjax.models.vision_transformer import vit
@@ -21,9 +22,8 @@ __all__ = [
   "pretrained",
   "pretrained_image",
   "resnet",
+  "seq2seq",
   "swin",
   "text_classifier",
   "vit",
 ]
-from kdjax.models.seq2seq import seq2seq
-__all__ = ["decoder", "mlp", "pretrained", "resnet", "seq2seq", "text_classifier", "vit"]

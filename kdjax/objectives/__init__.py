@@ -12,8 +12,8 @@ from kdjax.objectives.base import (
 from kdjax.objectives.combinators import combine, on_layers, scheduled
 from kdjax.objectives.contrastive_representation import contrastive_representation
 from kdjax.objectives.curriculum_temperature import curriculum_temperature
-from kdjax.objectives.features import feature_kd
 from kdjax.objectives.echoatt import echoatt
+from kdjax.objectives.features import feature_kd
 from kdjax.objectives.first import first
 from kdjax.objectives.fitnet import fitnet
 from kdjax.objectives.gold import gold
@@ -42,8 +42,8 @@ __all__ = [
   "contrastive_representation",
   "cross_entropy",
   "curriculum_temperature",
-  "feature_kd",
   "echoatt",
+  "feature_kd",
   "first",
   "fitnet",
   "gold",

@@ -24,7 +24,7 @@ SMALL = {
   "vit": {"patch": 4, "width": 16, "depth": 3, "heads": 2, "mlp_ratio": 2},
 }
 # Models of text and checkpoints have tests of their own.
-OTHERS = {"decoder", "pretrained", "pretrained_image", "text_classifier"}
+OTHERS = {"decoder", "pretrained", "pretrained_image", "seq2seq", "text_classifier"}
 # Mesh axes of the logical names; the batch is split over the first two axes of the mesh.
 RULES = dict.fromkeys(("mlp", "heads", "kv_heads", "vocab"), "tensor") | {"embed": "fsdp"}
 EVERY = pytest.mark.parametrize("name", sorted(SMALL))
