@@ -12,6 +12,7 @@ from kdjax.objectives.base import (
 from kdjax.objectives.combinators import combine, on_layers, scheduled
 from kdjax.objectives.contrastive_representation import contrastive_representation
 from kdjax.objectives.curriculum_temperature import curriculum_temperature
+from kdjax.objectives.distillation_token import distillation_token
 from kdjax.objectives.echoatt import echoatt
 from kdjax.objectives.features import feature_kd
 from kdjax.objectives.first import first
@@ -42,6 +43,7 @@ __all__ = [
   "contrastive_representation",
   "cross_entropy",
   "curriculum_temperature",
+  "distillation_token",
   "echoatt",
   "feature_kd",
   "first",

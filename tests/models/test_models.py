@@ -94,6 +94,21 @@ def test_head_reads_hidden(name, full):
   np.testing.assert_array_equal(out.hidden, out.embedding)
 
 
+def test_the_mean_of_two_heads_is_one_head(batch):
+  model = build("vit", pool="distilled")
+  variables = model.init(jax.random.key(0))
+  names = ("class_token", "distillation_token")
+  drawn = {n: jax.random.normal(jax.random.key(i), (1, 16)) for i, n in enumerate(names)}
+  params = variables.params | drawn
+  out, _ = model.apply(variables._replace(params=params), batch, taps=model.taps - {"attention"})
+  assert out.hidden.shape == (8, 32) and out.hidden_states.shape == (3, 8, 6, 16)
+  np.testing.assert_allclose(out.head.logits(out.hidden), out.logits, atol=1e-5)
+  second = params["distillation_head"]
+  wanted = out.hidden[:, 16:] @ second["kernel"] + second["bias"][None]
+  np.testing.assert_allclose(out.distillation_logits, wanted, atol=1e-5)
+  assert np.abs(out.distillation_logits - out.logits).max() > 0.01
+
+
 @EVERY
 def test_unknown_tap(name, made, batch):
   model, variables = made[name]
