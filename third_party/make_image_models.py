@@ -71,23 +71,6 @@ def models() -> dict[str, hf.PreTrainedModel]:
         layer_type="bottleneck",
       )
     ),
-    "clip": hf.CLIPModel(
-      hf.CLIPConfig(
-        projection_dim=12,
-        vision_config=VIT | {"projection_dim": 12},
-        text_config={
-          "vocab_size": 60,
-          "hidden_size": 16,
-          "num_hidden_layers": 2,
-          "num_attention_heads": 2,
-          "intermediate_size": 32,
-          "max_position_embeddings": 12,
-          "projection_dim": 12,
-          "eos_token_id": 59,
-          "bos_token_id": 58,
-        },
-      )
-    ),
   }
 
 
@@ -99,7 +82,7 @@ def shaken(model: hf.PreTrainedModel) -> hf.PreTrainedModel:
         continue
       if name.endswith("running_var"):
         value.copy_(0.5 + torch.rand_like(value))
-      elif name != "logit_scale":
+      else:
         value.add_(0.1 * torch.randn_like(value))
   return model.eval()
 
@@ -109,24 +92,13 @@ def outputs(name: str, model: hf.PreTrainedModel) -> dict[str, np.ndarray]:
   size = {"convnext": 32, "swin": 32, "resnet_basic": 32, "resnet_bottleneck": 32}.get(name, 16)
   image = torch.randn(2, 3, size, size)
   given = {"image": image.permute(0, 2, 3, 1)}
-  if name == "clip":
-    tokens = torch.tensor([[58, 5, 6, 7, 59, 59, 59, 59], [58, 9, 4, 12, 3, 17, 20, 59]])
-    mask = torch.tensor([[1, 1, 1, 1, 1, 0, 0, 0], [1] * 8])
-    out = model(input_ids=tokens, attention_mask=mask, pixel_values=image)
-    found = {
-      "logits": out.logits_per_image,
-      "image_embedding": out.image_embeds,
-      "text_embedding": out.text_embeds,
-    }
-    given |= {"tokens": tokens, "mask": mask}
-  else:
-    out = model(image, output_hidden_states=True)
-    found = {"logits": out.logits}
-    if name == "deit_distilled":
-      found |= {"cls_logits": out.cls_logits, "distillation_logits": out.distillation_logits}
-    states = getattr(out, "reshaped_hidden_states", None) or out.hidden_states
-    for place, state in enumerate(states):
-      found[f"state{place}"] = state.permute(0, 2, 3, 1) if state.ndim == 4 else state
+  out = model(image, output_hidden_states=True)
+  found = {"logits": out.logits}
+  if name == "deit_distilled":
+    found |= {"cls_logits": out.cls_logits, "distillation_logits": out.distillation_logits}
+  states = getattr(out, "reshaped_hidden_states", None) or out.hidden_states
+  for place, state in enumerate(states):
+    found[f"state{place}"] = state.permute(0, 2, 3, 1) if state.ndim == 4 else state
   return {key: value.numpy() for key, value in (given | found).items()}
 
 

@@ -33,7 +33,7 @@ def export_checkpoint(config: Config, folder: Path, out: Path) -> Path:
   if model.spec is None:
     raise KdjaxError(
       f"config.student.name = {config['student']['name']!r} has no Hugging Face format; what can be"
-      " exported is a language model (pretrained, decoder)"
+      " exported is a language model (pretrained, decoder) or an image model but mlp and resnet"
     )
   weights = load_model(folder, model, make_mesh(**config["mesh"]), TEACHER_RULES)
   if model.merged is not None:
