@@ -5,6 +5,7 @@ from kdjax.models.base import ModelVars as ModelVars
 from kdjax.models.base import functional as functional
 from kdjax.models.convnext import convnext
 from kdjax.models.imagenet_resnet import imagenet_resnet
+from kdjax.models.mlp_mixer import mlp_mixer
 from kdjax.models.multilayer_perceptron import mlp
 from kdjax.models.pretrained import decoder, pretrained
 from kdjax.models.pretrained_image import pretrained_image
@@ -19,6 +20,7 @@ __all__ = [
   "decoder",
   "imagenet_resnet",
   "mlp",
+  "mlp_mixer",
   "pretrained",
   "pretrained_image",
   "resnet",

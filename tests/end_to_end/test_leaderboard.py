@@ -6,8 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from configs import base
+from configs import base, leaderboard_fashion_mnist, leaderboard_smollm2
 from kdjax.errors import KdjaxError
+from kdjax.train.build import build_objective
+from kdjax.train.config import check_config, merge
 from kdjax.train.leaderboard import rank, run_leaderboard, write_section
 from kdjax.train.loop import Interrupted
 from launch.leaderboard import command, with_config
@@ -130,3 +132,19 @@ def test_a_task_is_a_config():
   given = ["--task=smollm2", "--workdir=x"]
   assert with_config(given)[-1] == "--config=configs/leaderboard_smollm2.py"
   assert command(with_config(given)) == "python -m launch.leaderboard --task=smollm2 --workdir=x"
+
+
+@pytest.mark.parametrize("module", [leaderboard_fashion_mnist, leaderboard_smollm2])
+def test_every_method_of_a_task_is_a_config_of_its_own(module):
+  config = module.get_config().to_dict()
+  methods = config["leaderboard"]["methods"]
+  assert config["leaderboard"]["reference"] in methods and len(methods) >= 18
+  seen = []
+  for overrides in methods.values():
+    own = merge(config, overrides)
+    check_config(own)
+    # The data say how many examples there are.
+    counted = own["objective"]["name"] == "contrastive_representation"
+    build_objective(own["objective"] | ({"examples": 100} if counted else {}))
+    seen.append(json.dumps([own["objective"], own["program"], own["data"]], sort_keys=True))
+  assert len(set(seen)) == len(seen)

@@ -19,6 +19,7 @@ SMALL = {
   "convnext": {"widths": (4, 8), "depths": (1, 2), "patch": 2},
   "imagenet_resnet": {"widths": (8, 16), "depths": (1, 2), "stem": 4},
   "mlp": {"hidden": (16, 12)},
+  "mlp_mixer": {"patch": 4, "width": 16, "depth": 3, "token_width": 8, "mlp_width": 32},
   "resnet": {"depth": 8, "width": 4},
   "swin": {"width": 8, "depths": (2, 2), "heads": (2, 4), "patch": 1, "window": 4},
   "vit": {"patch": 4, "width": 16, "depth": 3, "heads": 2, "mlp_ratio": 2},
@@ -231,6 +232,14 @@ def test_bad_arguments_of_all(name, change, said):
     ("mlp", {"hidden": (8, 0)}, r"'hidden\[1\]' is 0"),
     ("mlp", {"activation": "tanh"}, "'activation' is 'tanh'"),
     ("mlp", {"dropout": 1.0}, "'dropout' is 1.0"),
+    ("convnext", {"widths": (4,)}, r"'depths' is \(1, 2\); wanted a list of integers"),
+    ("convnext", {"patch": 8}, r"multiples of 16"),
+    ("convnext", {"drop_path": 1.0}, "'drop_path' is 1.0"),
+    ("imagenet_resnet", {"block": "wide"}, "'block' is 'wide'"),
+    ("imagenet_resnet", {"widths": (6, 16)}, r"'widths\[0\]' is 6; wanted a multiple of 4"),
+    ("mlp_mixer", {"patch": 3}, "multiples of 3"),
+    ("swin", {"depths": (2, 3)}, r"'depths\[1\]' is 3; wanted an even number"),
+    ("swin", {"heads": (2, 3)}, r"'heads\[1\]' is 3; wanted a divisor of the channels, 16"),
     ("resnet", {"depth": 10}, "'depth' is 10"),
     ("resnet", {"depth": 2}, "'depth' is 2"),
     ("resnet", {"width": 4.0}, "'width' is 4.0"),
@@ -272,7 +281,22 @@ def test_dropout_follows_the_key_of_the_call(name, made, batch, full):
     model.apply(variables, batch, train=True)
 
 
-@pytest.mark.parametrize("name", ["mlp", "vit"])
+@pytest.mark.parametrize("name", ["convnext", "swin"])
+def test_stochastic_depth_leaves_out_whole_branches_of_an_example(name, made, batch, full):
+  model, variables = build(name, drop_path=0.9), made[name][1]
+  run = jax.jit(lambda key: model.apply(variables, batch, train=True, rng=key)[0].logits)
+  first, again, other = run(jax.random.key(3)), run(jax.random.key(3)), run(jax.random.key(4))
+  np.testing.assert_array_equal(first, again)
+  rows = np.abs(first - other).max(-1)
+  assert rows.max() > 1e-4
+  np.testing.assert_allclose(
+    model.apply(variables, batch)[0].logits, full[name][0].logits, atol=1e-5
+  )
+  with pytest.raises(KdjaxError, match="wants rng="):
+    model.apply(variables, batch, train=True)
+
+
+@pytest.mark.parametrize("name", ["mlp", "mlp_mixer", "vit"])
 def test_segment_runs_layers_between_hidden_states(name, full):
   out, _ = full[name]
   states = out.hidden_states
