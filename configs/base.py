@@ -27,7 +27,8 @@ def get_config() -> ConfigDict:
   config.selection = {"name": "everything"}
   config.student = ConfigDict(convert_dict=True)
   config.teacher = {
-    "kind": "frozen",  # or "ema": the student's moving average; or "cached": its stored signals
+    # Or "ema": the student's moving average; "cached": its stored signals; "emulated": see below.
+    "kind": "frozen",
     "model": ConfigDict(),
     "checkpoint": "",  # folder of a finished run (or several: an ensemble); "" trains it first
     "count": 1,  # teachers to train; more than one is an ensemble
@@ -37,6 +38,9 @@ def get_config() -> ConfigDict:
     "rules": ConfigDict(),  # where its weights lie, as {"embed": "tensor"}; see kdjax/train/mesh.py
     "decay": 0.999,  # of kind "ema"
     "cache": "",  # of kind "cached": the folder that launch.cache_teacher wrote
+    # Of kind "emulated": what small models learnt is added to the logits of the model above. The
+    # fields are reference, tuned, weights, nucleus, target; see kdjax/train/emulation.py.
+    "emulate": ConfigDict(),
     "train": {  # what differs from this config in the run that trains it
       "objective": {"name": "cross_entropy"},
     },

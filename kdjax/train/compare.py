@@ -14,7 +14,7 @@ from kdjax.teachers import Teacher
 from kdjax.train import report
 from kdjax.train.checkpoint import writable
 from kdjax.train.config import Config, check_config
-from kdjax.train.job import dry_run, prepare_teacher, variant_of
+from kdjax.train.job import dry_run, prepare_teacher, teacher_of, variant_of
 from kdjax.train.selection import select
 from kdjax.train.stage import Stop, train
 from kdjax.train.stages import stages_of, train_stages
@@ -28,7 +28,7 @@ def run_compare(
   """Trains the config's baseline and its method from the same seeds and tests the difference.
 
   Seed i gives both variants the same initial student and the same order of the data. The teacher is
-  trained once, in WORKDIR/teacher, and serves all.
+  trained once, in WORKDIR/teacher, and serves all, unless the baseline says otherwise of it.
 
   Args:
     config: a plain mapping; its `baseline` holds the baseline's overrides.
@@ -50,12 +50,15 @@ def run_compare(
     raise KdjaxError("config.baseline is empty; give the overrides that make the baseline")
   dry_run(config, VARIANTS)
   teacher, results, _ = prepare_teacher(config, workdir, stop=stop)
+  teachers = {
+    variant: teacher_of(config, variant, teacher, workdir, stop=stop) for variant in VARIANTS
+  }
   numbers = [config["seed"] + i for i in range(seeds)]
   metric, higher = config["eval"]["best_metric"], config["eval"]["higher_is_better"]
   values = {}
   for variant in VARIANTS:
     own = variant_of(config, variant)
-    evaluations = train_seeds(own, workdir / variant, teacher, numbers, stop)
+    evaluations = train_seeds(own, workdir / variant, teachers[variant], numbers, stop)
     values[variant] = [evaluation[metric] for evaluation in evaluations]
   comparison = {
     "metric": metric,

@@ -36,6 +36,7 @@ FIELDS: Mapping[str, Any] = {
     "rules": dict,
     "decay": float,
     "cache": str,
+    "emulate": dict,
     "train": dict,
   },
   "objective": dict,

@@ -10,7 +10,7 @@ import jax
 
 from kdjax.errors import KdjaxError
 from kdjax.evaluation.tasks import grade, read_task
-from kdjax.models.base import ModelVars
+from kdjax.models.base import Model, ModelVars
 from kdjax.models.transformer import Seq2SeqSpec
 from kdjax.outputs import Outputs
 from kdjax.programs.distill import NO_TEACHER
@@ -20,7 +20,7 @@ from kdjax.train.likelihood import continuation_log_probs
 from kdjax.train.loop import summarize
 from kdjax.train.mesh import TEACHER_RULES, batch_sharding, check_batch, make_mesh, place
 from kdjax.train.pretrained import load_model
-from kdjax.train.streams import evaluation_passes, load_data, teacher_data
+from kdjax.train.streams import Splits, evaluation_passes, load_data, teacher_data
 
 
 def evaluate_checkpoint(
@@ -52,6 +52,20 @@ def evaluate_checkpoint(
   model = build_model(spec, splits.whole, field)
   weights = load_model(folder, model, mesh, TEACHER_RULES)
 
+  results = evaluate_weights(config, splits, model, weights)
+  if read and (model.decode is None or isinstance(model.spec, Seq2SeqSpec)):
+    raise KdjaxError("--task wants a causal language model; this one continues no text")
+  for task in read:
+    score = functools.partial(continuation_log_probs, model, weights, splits.whole.tokenizer)
+    results |= {f"{task.name}/{name}": value for name, value in grade(task, score).items()}
+  return results
+
+
+def evaluate_weights(
+  config: Config, splits: Splits, model: Model, weights: ModelVars
+) -> dict[str, float]:
+  """The evaluation of a model by itself: its scalars on the test data of `splits`."""
+  mesh = make_mesh(**config["mesh"])
   metrics_of = evaluator_of(splits.whole)(model, NO_TEACHER)
 
   @jax.jit
@@ -61,10 +75,4 @@ def evaluate_checkpoint(
   batches = evaluation_passes(splits.whole.test, config["eval"]["batch_size"], mesh)()
   placed = (place(batch, batch_sharding(mesh)) for batch in batches)
   metrics = summarize(evaluate(weights, batch) for batch in placed)
-  results = {name: value for name, value in metrics.items() if isinstance(value, float)}
-  if read and (model.decode is None or isinstance(model.spec, Seq2SeqSpec)):
-    raise KdjaxError("--task wants a causal language model; this one continues no text")
-  for task in read:
-    score = functools.partial(continuation_log_probs, model, weights, splits.whole.tokenizer)
-    results |= {f"{task.name}/{name}": value for name, value in grade(task, score).items()}
-  return results
+  return {name: value for name, value in metrics.items() if isinstance(value, float)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,15 +29,17 @@ from kdjax.train.build import (
 from kdjax.train.checkpoint import fingerprint, writable
 from kdjax.train.config import Config, check_config, identity, merge
 from kdjax.train.domains import follow_domains
+from kdjax.train.emulated_teacher import prepare_emulated
+from kdjax.train.emulation import parts_of
 from kdjax.train.loop import compile_program
 from kdjax.train.mesh import check_batch, make_mesh, teacher_rules
 from kdjax.train.metrics import curves, read_metrics
-from kdjax.train.pretrained import build_teacher, trains_teacher
+from kdjax.train.pretrained import build_teacher, teacher_config, trains_teacher
 from kdjax.train.samples import write_samples
 from kdjax.train.selection import checked, reference_config
 from kdjax.train.stage import Stop, train, trained, versions
 from kdjax.train.stages import check_handover, stages_of, train_stages
-from kdjax.train.streams import load_data, open_data, teacher_data
+from kdjax.train.streams import load_data, open_data
 from kdjax.train.vocabulary import check_vocabularies
 
 
@@ -68,13 +71,16 @@ def run_job(config: Config, workdir: Path, *, stop: Stop = lambda: False) -> dic
     runs.insert(0, ("baseline", workdir / names["baseline"]))
   dry_run(config, [variant for variant, _ in runs])
   teacher, results, folders = prepare_teacher(config, workdir, stop=stop)
+  prepared = tuple(results)
+  told_by = "emulated" if "emulated" in results else "teacher"
 
   data = load_data(config["data"]).whole
   reliability, agreement, writers = {}, {}, {}
   for variant, folder in runs:
     row = names[variant]
     run_config = variant_of(config, variant)
-    result, program = train_stages(run_config, folder, teacher, name=row, stop=stop)
+    own_teacher = teacher_of(config, variant, teacher, workdir, stop=stop)
+    result, program = train_stages(run_config, folder, own_teacher, name=row, stop=stop)
     folders[row] = folder
     own, told = split_metrics(result.evaluation)
     if before := at_start(folder):
@@ -87,8 +93,8 @@ def run_job(config: Config, workdir: Path, *, stop: Stop = lambda: False) -> dic
         data.tokenizer,
       )
     if told:
-      results["teacher"] = results.get("teacher", {}) | told
-    for who, prefix in ((row, ""), ("teacher", "teacher/")):
+      results[told_by] = results.get(told_by, {}) | told
+    for who, prefix in ((row, ""), (told_by, "teacher/")):
       if f"{prefix}reliability/accuracy" in result.evaluation:
         reliability[who] = _reliability(result.evaluation, prefix)
     if "agreement" in own:
@@ -96,14 +102,14 @@ def run_job(config: Config, workdir: Path, *, stop: Stop = lambda: False) -> dic
         "agreement": own["agreement"],
         "matrix": result.evaluation.get("agreement/matrix"),
       }
-  order = ["teacher"]
+  order = list(prepared) if told_by == "emulated" else ["teacher"]
   for row in names["baseline"], names["method"]:
     order += [f"{row}_start", row]
   results = {row: results[row] for row in order if row in results}
   if is_text(data) and teacher is not None and "model" in config["teacher"]:
-    told_by = writing_teacher(config, teacher, data)
-    told_by = told_by and (*told_by, teacher_side(data).tokenizer)
-    writers = ({"teacher": told_by} if told_by else {}) | writers
+    writer = writing_teacher(config, teacher, data)
+    writer = writer and (*writer, teacher_side(data).tokenizer)
+    writers = ({"teacher": writer} if writer else {}) | writers
   samples = write_samples(config, writers) if is_text(data) else {}
   info = {
     "params_sha256": fingerprint(result.state.params),
@@ -149,22 +155,6 @@ def variant_of(config: Config, variant: str) -> Config:
   return merge(config, config["baseline"]) if variant == "baseline" else config
 
 
-def teacher_config(config: Config, index: int = 0) -> Config:
-  """The config of the run that trains the teacher (the `index`-th of an ensemble)."""
-  spec = config["teacher"]
-  own = merge(config, spec["train"])
-  check_config(own)
-  return own | {
-    "student": spec["model"],
-    "data": teacher_data(own["data"]),
-    "seed": own["seed"] + 1000 + index,  # a teacher is not the student's twin
-    "program": {"name": "distill"},
-    "domain_weights": {"name": "fixed"},  # they follow a student
-    "selection": {"name": "everything"},  # it may be the teacher's own
-    "stages": None,
-  }
-
-
 def dry_run(config: Config, variants: Sequence[str] = ("method",)) -> None:
   """Traces the runs of a job without computing anything, so that mistakes cost nothing.
 
@@ -185,9 +175,13 @@ def dry_run(config: Config, variants: Sequence[str] = ("method",)) -> None:
         with within(f"config.stages[{index}]") if stage.name else contextlib.nullcontext():
           dry_stage(stage.config)
       check_handover(stages)
-  if trains_teacher(config):
-    with within("config.teacher.train"):
-      trace(teacher_config(config), None)
+  own_teachers = [config]
+  baseline = variant_of(config, "baseline")
+  if "baseline" in variants and baseline["teacher"] != config["teacher"]:
+    own_teachers.append(baseline)
+  for field, own in itertools.chain.from_iterable(map(trained_configs, own_teachers)):
+    with within(field):
+      trace(teacher_config(own), None)
 
 
 def dry_stage(config: Config) -> None:
@@ -231,6 +225,8 @@ def prepare_teacher(
 ) -> tuple[Teacher | None, dict[str, dict], dict[str, Path]]:
   """The teacher of a config, loaded or trained; (teacher, result rows, run folders)."""
   spec = config["teacher"]
+  if spec and spec["kind"] == "emulated":
+    return prepare_emulated(config, workdir, stop=stop)
   results: dict[str, dict] = {}
   folders: dict[str, Path] = {}
   if trains_teacher(config):
@@ -243,6 +239,27 @@ def prepare_teacher(
     return None, results, folders
   data = load_data(config["data"]).whole
   return build_teacher(config, data, trained=list(folders.values())), results, folders
+
+
+def teacher_of(
+  config: Config, variant: str, teacher: Teacher | None, workdir: Path, *, stop: Stop
+) -> Teacher | None:
+  """The teacher of the method, or another where the baseline says otherwise of it.
+
+  Models that both need are trained once, by the same runs.
+  """
+  own = variant_of(config, variant)
+  same = own["teacher"] == config["teacher"]
+  return teacher if same else prepare_teacher(own, workdir, stop=stop)[0]
+
+
+def trained_configs(config: Config) -> list[tuple[str, Config]]:
+  """(field, config with that model alone as teacher) of each model that the job trains first."""
+  if config["teacher"] and config["teacher"]["kind"] == "emulated":
+    parts = [(f"config.teacher.emulate ({p.name})", p.config) for p in parts_of(config)]
+  else:
+    parts = [("config.teacher.train", config)]
+  return [(field, own) for field, own in parts if trains_teacher(own)]
 
 
 def split_metrics(evaluation: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, float]]:

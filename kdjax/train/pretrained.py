@@ -13,16 +13,19 @@ from kdjax import teachers
 from kdjax.data.base import DataSet
 from kdjax.data.text import TextPairs
 from kdjax.errors import KdjaxError, within
+from kdjax.generation import emulated_variables
 from kdjax.models.base import Model, ModelVars
 from kdjax.resolve import hint
 from kdjax.signals import Cache
 from kdjax.teachers import Teacher
 from kdjax.train.build import build_model, teacher_side
 from kdjax.train.checkpoint import FOLDER, Checkpoints, fingerprint
-from kdjax.train.config import Config
+from kdjax.train.config import Config, check_config, merge
+from kdjax.train.emulation import TARGET, emulated_model, parts_of
 from kdjax.train.mesh import make_mesh, shardings, teacher_rules
+from kdjax.train.streams import teacher_data
 
-KINDS = ("cached", "ema", "frozen")
+KINDS = ("cached", "ema", "emulated", "frozen")
 DTYPES = ("float32", "bfloat16", "float16", "int8", None)
 
 
@@ -46,7 +49,7 @@ def build_teacher(
     return teachers.after_source(teacher)
   if side is data:
     return teacher
-  if config["teacher"]["kind"] != "frozen":
+  if config["teacher"]["kind"] not in ("emulated", "frozen"):
     raise KdjaxError(
       f"config.teacher.kind = {config['teacher']['kind']!r} reads the student's tokens; leave"
       " config.data.teacher_tokenizer out, or use 'frozen'"
@@ -64,6 +67,8 @@ def _build(
       return teachers.ema(student, decay=spec["decay"])
   if spec["kind"] == "cached":
     return _cached(config, data, abstract=abstract)
+  if spec["kind"] == "emulated":
+    return _emulated(config, data, trained=trained, abstract=abstract)
   if spec["kind"] != "frozen":
     raise KdjaxError(
       f"config.teacher.kind = {spec['kind']!r} does not exist{hint(spec['kind'], KINDS)}"
@@ -126,9 +131,43 @@ def _cached(config: Config, data: DataSet, *, abstract: bool) -> Teacher:
   return teachers.cached(cache, live=live)
 
 
+def _emulated(config: Config, data: DataSet, *, trained: Sequence[Path], abstract: bool) -> Teacher:
+  """Several models as the one that they emulate."""
+  model = emulated_model(config, data)
+  folders, members = {folder.name: folder for folder in trained}, []
+  for part in parts_of(config):
+    if part.name == TARGET:
+      continue
+    own = [folders[part.name]] if part.name in folders else []
+    if trains_teacher(part.config) and not (own or abstract):
+      raise KdjaxError(
+        f"config.teacher.emulate: {part.name} would have to be trained first; give its checkpoint"
+      )
+    members.append(_build(part.config, data, trained=own, abstract=abstract).frozen)
+  return teachers.frozen(model, emulated_variables(members))
+
+
+def teacher_config(config: Config, index: int = 0) -> Config:
+  """The config of the run that trains the teacher (the `index`-th of an ensemble)."""
+  spec = config["teacher"]
+  own = merge(config, spec["train"])
+  check_config(own)
+  return own | {
+    "student": spec["model"],
+    "data": teacher_data(own["data"]),
+    "seed": own["seed"] + 1000 + index,  # a teacher is not the student's twin
+    "program": {"name": "distill"},
+    "domain_weights": {"name": "fixed"},  # they follow a student
+    "selection": {"name": "everything"},  # it may be the teacher's own
+    "stages": None,
+  }
+
+
 def trains_teacher(config: Config) -> bool:
   """Whether the job trains its teacher, rather than load it, read it or average the student."""
   spec = config["teacher"]
+  if spec and spec["kind"] == "emulated":
+    return any(trains_teacher(part.config) for part in parts_of(config))
   return (
     bool(spec)
     and spec["kind"] not in ("ema", "cached")

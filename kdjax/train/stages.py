@@ -17,6 +17,7 @@ from kdjax.teachers import Teacher
 from kdjax.train.build import build_model
 from kdjax.train.checkpoint import FOLDER, shapes_of
 from kdjax.train.config import Config, check_config, merge
+from kdjax.train.emulation import parts_of
 from kdjax.train.loop import RunResult
 from kdjax.train.pretrained import build_teacher, trains_teacher
 from kdjax.train.selection import select
@@ -70,6 +71,8 @@ def stages_of(config: Config) -> list[Stage]:
   count = config["teacher"].get("count", 1)
   taken = {"teacher", FOLDER, config["compare"]["names"]["baseline"]}
   taken |= {f"teacher_{i}" for i in range(count)}
+  if config["teacher"].get("kind") == "emulated":
+    taken |= {part.name for part in parts_of(config)}
   stages: list[Stage] = []
   for index, spec in enumerate(specs):
     field = f"config.stages[{index}]"

@@ -15,6 +15,7 @@ from kdjax.objectives.base import Objective
 from kdjax.train.build import is_text
 from kdjax.train.checkpoint import Checkpoints
 from kdjax.train.config import Config
+from kdjax.train.emulation import parts_of
 from kdjax.train.pretrained import checkpoint_paths, find_checkpoints
 
 LOG = logging.getLogger("kdjax")
@@ -133,6 +134,10 @@ def _teachers(config: Config) -> Iterator[tuple[str, str]]:
   """(field, path of the tokenizer) of what the teacher's weights come from."""
   spec = config["teacher"]
   if not spec or spec["kind"] == "ema":
+    return
+  if spec["kind"] == "emulated":
+    for part in parts_of(config):
+      yield from _teachers(part.config)
     return
   if not (folders := checkpoint_paths(spec["checkpoint"])):
     yield from (("config.teacher.model", path) for path in _pretrained(spec["model"]))

@@ -14,7 +14,7 @@ from kdjax.generation import GREEDY, Generation, Generator, Sampling, generate_t
 from kdjax.generation.text import encode, texts
 from kdjax.models.convert import config_of, tensors_of, write_checkpoint
 from kdjax.models.pretrained import decoder, pretrained
-from kdjax.train.generate import write
+from kdjax.train.generate import Emulation, write
 from tests.data.text.helpers import bytes_tokenizer, smollm2
 from tests.models.convert.folders import FOLDER, opened
 
@@ -134,3 +134,49 @@ def test_the_command_line_tells_mistakes_in_one_line():
 def test_options_out_of_range_are_told(folder):
   with pytest.raises(KdjaxError, match=r"top_p = 2.0"):
     write(str(folder), ["a"], max_new_tokens=2, sampling=Sampling(1.0, top_p=2.0))
+
+
+@pytest.fixture(scope="module")
+def several(folder, tmp_path_factory):
+  """Checkpoints of a large base, of a small one, of what that was fine-tuned to, and another."""
+  paths = {}
+  widths = {"large": 24, "small": 8, "tuned": 8, "foreign": 8}
+  for seed, (name, width) in enumerate(widths.items()):
+    tokenizer = bytes_tokenizer()
+    if name == "foreign":
+      tokenizer.add_tokens(["abc"])
+    model = decoder(num_classes=260, width=width, depth=1, heads=2, tied=False)
+    variables = jax.tree.map(lambda a: 4.0 * a, model.init(jax.random.key(seed)))
+    paths[name] = str(
+      write_checkpoint(
+        tmp_path_factory.mktemp("several") / name,
+        config_of(model.spec) | {"eos_token_id": 256},
+        tensors_of(model, variables),
+        tokenizer=tokenizer,
+      )
+    )
+  return paths
+
+
+def test_a_base_writes_as_if_it_had_been_fine_tuned(several):
+  options = {"max_new_tokens": 12, "sampling": GREEDY}
+  of = lambda path, emulation=None: write(path, ["abc", "d"], emulation=emulation, **options)  # noqa: E731
+  whole = Emulation([several["tuned"]], several["small"])
+  # A base of the reference's own scale is the reference: what comes out is the tuned model.
+  assert of(several["small"], whole._replace(reference="")).texts == of(several["tuned"]).texts
+  plain, drafted = of(several["large"], whole), of(several["large"], whole._replace(draft_tokens=3))
+  assert drafted.texts == plain.texts and 0 <= drafted.accepted <= 1 and plain.accepted is None
+  assert plain.texts != of(several["large"]).texts
+  with pytest.raises(KdjaxError, match=r"has another tokenizer \(260 tokens\)"):
+    of(several["large"], Emulation([several["foreign"]]))
+  with pytest.raises(KdjaxError, match="a prompt is empty"):
+    write(several["large"], [""], emulation=whole._replace(draft_tokens=3), **options)
+
+
+def test_the_command_line_emulates(several):
+  flags = [f"--emulate_tuned={several['tuned']}", f"--emulate_reference={several['small']}"]
+  done = run(f"--checkpoint={several['large']}", "--prompt=abc", *flags, "--draft_tokens=2")
+  assert done.returncode == 0, done.stderr
+  assert "% of the drafted tokens were kept" in done.stdout and "tokens/s" in done.stdout
+  done = run(f"--checkpoint={several['large']}", "--prompt=abc", "--draft_tokens=2")
+  assert done.returncode == 2 and "want --emulate_tuned" in done.stderr
