@@ -60,13 +60,13 @@ def listing(folder):
 CONFIG_MISTAKES = {
   "student name": (
     {"student.name": "mpl"},
-    ["config.student.name = 'mpl'", "did you mean 'mlp'?", "exists: decoder, mlp, pretrained"],
+    ["config.student.name = 'mpl'", "did you mean 'mlp'?", "exists: convnext, decoder, imagenet_resnet, mlp"],
   ),
   "teacher name": ({"teacher.model.name": "vti"}, ["config.teacher.model.name", "'vit'?"]),
   "teacher kind": ({"teacher.kind": "frosen"}, ["config.teacher.kind", "'frozen'?"]),
   "objective name": (
     {"objective": {"name": "hinton"}},
-    ["config.objective.name", "'hinton_kd'?", "cross_entropy, first, gold, hinton_kd"],
+    ["config.objective.name", "'hinton_kd'?", "gold, hinton_kd, latent"],
   ),
   "term name": (
     {
