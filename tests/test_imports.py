@@ -14,7 +14,7 @@ LAYERS = [
   {"losses"},
   {"models", "objectives", "data", "evaluation", "laws"},
   {"signals", "teachers", "generation"},
-  {"programs"},
+  {"programs", "synthesis"},
   {"train"},
   {"launch"},
 ]

@@ -103,13 +103,13 @@ def write(
     KdjaxError: no checkpoint or tokenizer there, a model that does not generate, an option out of
       its range, models of different tokenizers.
   """
-  writer = _open(checkpoint) if config is None else _open_run(config, Path(checkpoint))
+  writer = open_writer(checkpoint) if config is None else _open_run(config, Path(checkpoint))
   if writer.ids is None or chat:
     ids = encode(writer.tokenizer, prompts, chat=chat)
   else:
     ids = writer.ids(prompts)
   if emulation is not None:
-    tuned = [_open(path) for path in emulation.tuned]
+    tuned = [open_writer(path) for path in emulation.tuned]
     writer = _emulated(writer, tuned, emulation)
     if emulation.draft_tokens:
       return _drafted(
@@ -143,7 +143,7 @@ def write(
 
 def _emulated(writer: Writer, tuned: Sequence[Writer], emulation: Emulation) -> Writer:
   """The writer with what fine-tuning changed; texts end where the tuned models end them, too."""
-  reference = _open(emulation.reference) if emulation.reference else None
+  reference = open_writer(emulation.reference) if emulation.reference else None
   others = [*([reference] if reference else []), *tuned]
   own = writer.tokenizer.get_vocab()
   for other in others:
@@ -212,7 +212,7 @@ def _drafted(
   )
 
 
-def _open(path: str) -> Writer:
+def open_writer(path: str) -> Writer:
   model, tokenizer = pretrained(path=path), load_tokenizer(path)
   # A chat model may end its turn with another token than the one that ends a text.
   more = open_checkpoint(path).config.get("eos_token_id")

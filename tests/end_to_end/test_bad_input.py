@@ -60,7 +60,11 @@ def listing(folder):
 CONFIG_MISTAKES = {
   "student name": (
     {"student.name": "mpl"},
-    ["config.student.name = 'mpl'", "did you mean 'mlp'?", "exists: convnext, decoder, imagenet_resnet, mlp"],
+    [
+      "config.student.name = 'mpl'",
+      "did you mean 'mlp'?",
+      "exists: convnext, decoder",
+    ],
   ),
   "teacher name": ({"teacher.model.name": "vti"}, ["config.teacher.model.name", "'vit'?"]),
   "teacher kind": ({"teacher.kind": "frosen"}, ["config.teacher.kind", "'frozen'?"]),
