@@ -18,6 +18,7 @@ from kdjax.models.base import Model
 from kdjax.models.starts import inheriting
 from kdjax.objectives.base import Objective
 from kdjax.objectives.combinators import combine
+from kdjax.programs.answers import with_answers
 from kdjax.programs.base import Program
 from kdjax.programs.evaluators import Evaluator, classifier, language
 from kdjax.resolve import check_type, hint, resolve
@@ -238,4 +239,12 @@ def is_text(data: DataSet | TextData | Vocabulary) -> bool:
 
 def evaluator_of(data: DataSet | TextData) -> Evaluator:
   """What to evaluate on these data."""
+  if isinstance(data, TextPairs) and data.answer_token is not None:
+    return with_answers(
+      language(data.domains),
+      answer_token=data.answer_token,
+      source_length=data.sequence_length,
+      eos_ids=end_ids(data.tokenizer),
+      joined=data.train.joined,
+    )
   return language(data.domains) if is_text(data) else classifier

@@ -106,6 +106,8 @@ class TextPairs(NamedTuple):
     sequence_length: places of a source, S.
     tokenizer: of both sides.
     start: the token before a target's first one.
+    answer_token: in a target, the answer is what follows the last of these; None where targets are
+      not graded.
     domains: names, one.
     name: for messages and reports.
     teacher: None: a teacher reads the same tokens.
@@ -118,6 +120,7 @@ class TextPairs(NamedTuple):
   sequence_length: int
   tokenizer: PreTrainedTokenizerFast
   start: int
+  answer_token: int | None = None
   domains: tuple[str, ...] = ("pairs",)
   name: str = "text_pairs"
   teacher: None = None
@@ -133,9 +136,11 @@ def text_pairs(
   source_length: int,
   target_length: int,
   path: str = "",
+  test_path: str = "",
   source: str = "source",
   target: str = "target",
   start: int | None = None,
+  answer_marker: str = "",
   joined: bool = False,
   max_pairs: int | None = None,
   test_fraction: float = 0.05,
@@ -153,13 +158,16 @@ def text_pairs(
     source_length: S, places of a source.
     target_length: D, places of a target.
     path: of a JSONL file, or a folder of them, of objects with both texts; "" for the library.
+    test_path: of the pairs for testing; "" for a share of the others.
     source: field of the source.
     target: field of the target.
     start: the token before a target's first one; None for the tokenizer's beginning of a text, or
       its end where it has none.
+    answer_marker: one token, behind the last of which a target's answer stands. Evaluation then
+      writes targets greedily and tells how many answers are right, `exact_match`.
     joined: rows for decoders, see `PairRows`: what a decoder-only teacher is trained on.
     max_pairs: the first ones in a random order; None for all.
-    test_fraction: share of the pairs for testing, in (0, 1).
+    test_fraction: share of the pairs for testing, in (0, 1); unused with `test_path`.
     validation_fraction: share of the others that is held out, in [0, 1).
     split_seed: of that order, which decides the shares too.
 
@@ -183,8 +191,11 @@ def text_pairs(
       f"start = {start} must be a token below {vocab_size(loaded)}; the tokenizer names none"
     )
   pairs = _read(path, source, target) if path else list(library_functions())
+  apart = _read(test_path, source, target, "test_path") if test_path else []
   order = np.random.default_rng(split_seed).permutation(len(pairs))[:max_pairs]
-  tested = round(test_fraction * len(order))
+  if apart:  # as if they were the first of all
+    pairs, order = [*apart, *pairs], [*range(len(apart)), *(order + len(apart))]
+  tested = len(apart) or round(test_fraction * len(order))
   held = round(validation_fraction * (len(order) - tested))
   if not tested or tested + held >= len(order) or bool(validation_fraction) != bool(held):
     raise KdjaxError(
@@ -208,11 +219,21 @@ def text_pairs(
     sequence_length=source_length,
     tokenizer=loaded,
     start=start,
+    answer_token=_answer_token(loaded, answer_marker) if answer_marker else None,
   )
 
 
-def _read(path: str, source: str, target: str) -> list[Pair]:
-  with within("path"):
+def _answer_token(tokenizer: PreTrainedTokenizerFast, marker: str) -> int:
+  ids = tokenizer(marker, add_special_tokens=False)["input_ids"]
+  if len(ids) != 1:
+    raise KdjaxError(
+      f"answer_marker = {marker!r} is {len(ids)} tokens; use one that is a token of its own"
+    )
+  return ids[0]
+
+
+def _read(path: str, source: str, target: str, field: str = "path") -> list[Pair]:
+  with within(field):
     found = [
       (text_of(record, source, where), text_of(record, target, where))
       for where, record in records(path)
