@@ -3,8 +3,7 @@
   python -m launch.synthesize --task=two_step_arithmetic --teacher=solver:two_step_arithmetic \
     --template=chain_of_thought --out=runs/arithmetic
   python -m launch.train   --config=configs/llama405b_synthetic.py --workdir=runs/synthetic
-  python -m launch.compare --config=configs/llama405b_synthetic.py --workdir=runs/synthetic_compare \
-    --seeds=3
+  python -m launch.compare --config=configs/llama405b_synthetic.py --workdir=runs/steps --seeds=3
 
 The teacher writes what is learnt, with ordinary cross-entropy on the target alone; its prompt is in
 no row. On questions such as 7*8+27=? an exact solver is the teacher. `exact_match` is the share of

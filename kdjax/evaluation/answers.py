@@ -35,8 +35,8 @@ def answer_match(
 
 def _behind(tokens, lengths, marker: int, size: int):
   """([B, size] tokens behind the last marker and -1 behind those, [B] whether there is one)."""
-  places = jnp.arange(tokens.shape[1])
+  places = jnp.arange(tokens.shape[1])[None]
   at = jnp.where((tokens == marker) & (places < lengths[:, None]), places, -1).max(-1)
-  read = at[:, None] + 1 + jnp.arange(size)
+  read = at[:, None] + 1 + jnp.arange(size)[None]
   behind = jnp.take_along_axis(tokens, jnp.minimum(read, tokens.shape[1] - 1), 1)
   return jnp.where(read < lengths[:, None], behind, -1), at >= 0

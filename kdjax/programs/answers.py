@@ -43,7 +43,7 @@ def with_answers(
       lengths = heard.sum(-1, dtype=jnp.int32)
       sources, label = batch["tokens"][:, :source_length], batch["label"]
       if joined:  # its source stands on the right of its places, its target one place early
-        places = jnp.arange(source_length) + source_length - lengths[:, None]
+        places = jnp.arange(source_length)[None] + source_length - lengths[:, None]
         sources = jnp.take_along_axis(sources, places % source_length, 1)
         label = label[:, source_length - 1 : -1]
       written = generate(

@@ -77,6 +77,17 @@ def test_parts_share_no_pair_and_stay_the_same(files):
   assert len(pairs(files, max_pairs=4).train) == 3
 
 
+def test_a_test_file_is_the_whole_test_split_and_nothing_of_it_is_learnt(files, tmp_path):
+  rows = [{"source": "new", "target": "n"}, {"source": "old", "target": "o"}]
+  (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
+  given = {"test_path": str(tmp_path / "test.jsonl"), "answer_marker": "#"}
+  data = pairs(files, **given, validation_fraction=0.25)
+  heard = data.tokenizer.batch_decode(data.test.sources[:, :3])
+  assert heard == ["new", "old"]
+  assert (len(data.train), len(data.validation)) == (4, 2)
+  assert data.tokenizer.decode([data.answer_token]) == "#" and pairs(files).answer_token is None
+
+
 def test_the_library_says_what_its_functions_do():
   found = library_functions()
   assert len(found) > 1000 and len({line for _, line in found}) == len(found)
@@ -97,6 +108,8 @@ def test_the_library_says_what_its_functions_do():
     ({"test_fraction": 0.01}, "leave a part empty"),
     ({"start": 10_000}, "start = 10000"),
     ({"source": "question"}, "question"),
+    ({"answer_marker": "=>"}, "'=>' is 2 tokens"),
+    ({"test_path": "nowhere.jsonl"}, "test_path: nowhere.jsonl does not exist"),
   ],
 )
 def test_what_does_not_fit_is_told(files, change, told):
