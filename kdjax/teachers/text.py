@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from kdjax.data.text.documents import records, text_of
 from kdjax.errors import KdjaxError
 from kdjax.generation import Generator, Sampling
@@ -106,7 +108,9 @@ def written(
   """A model of this library as teacher.
 
   Prompts go through the tokenizer's chat template; without one the model goes on with system and
-  user text, an empty line between them.
+  user text, an empty line between them. An answer depends on its own prompt and the decoding, not
+  on what else is asked (but for rounding), so that a generation that was killed goes on to the
+  same.
 
   Args:
     name: of its weights, such as their fingerprint.
@@ -133,7 +137,14 @@ def written(
       sampling=Sampling(decoding.temperature, decoding.top_k, decoding.top_p),
       seed=decoding.seed,
       eos_ids=tuple(eos_ids),
+      rows=np.array([_number(each) for each in prompts], np.int32),
     )
     return texts(tokenizer, generation)
 
   return TextTeacher(f"written:{name}", answer)
+
+
+def _number(prompt: Prompt) -> int:
+  """A number of 31 bits for a prompt, which decides its random numbers."""
+  digest = hashlib.sha256(repr(tuple(prompt)).encode()).digest()
+  return int.from_bytes(digest[:4], "big") >> 1

@@ -66,3 +66,5 @@ def test_a_model_answers_what_the_generator_writes(chat):
   hot = TextDecoding(temperature=5.0, max_new_tokens=5)
   one, two = (teacher.answer([Prompt("", "c")], each) for each in (hot, hot._replace(seed=1)))
   assert one != two and one == teacher.answer([Prompt("", "c")], hot)
+  # Its draws are its own, whatever is asked beside it.
+  assert teacher.answer([Prompt("", "ab"), Prompt("", "c")], hot)[1] == one[0]

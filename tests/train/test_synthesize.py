@@ -3,23 +3,31 @@
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from configs import llama405b_synthetic
 from kdjax.data import text_pairs
+from kdjax.data.text.chat import rendered
+from kdjax.data.text.documents import chat
 from kdjax.errors import KdjaxError
+from kdjax.models.convert import config_of as config_of_spec
+from kdjax.models.convert import tensors_of, write_checkpoint
+from kdjax.models.pretrained import decoder
 from kdjax.synthesis import TEMPLATES
-from kdjax.teachers.text import TextDecoding, TextTeacher
+from kdjax.teachers.text import Prompt, TextDecoding, TextTeacher
 from kdjax.train.compare import run_compare
 from kdjax.train.config import check_config
 from kdjax.train.job import variant_of
 from kdjax.train.loop import Interrupted
 from kdjax.train.synthesize import arithmetic_inputs, open_teacher, read_items, synthesize
+from tests.data.text.helpers import bytes_tokenizer
 from tests.end_to_end.helpers import launch
 
 SOLVER = "solver:two_step_arithmetic"
 STEPS = TEMPLATES["chain_of_thought"]
+TOKENIZER = bytes_tokenizer()
 INPUTS = arithmetic_inputs(200, 20)
 
 
@@ -50,7 +58,7 @@ def pairs(folder, target, **options):
 def test_the_loss_is_on_the_target_alone_and_no_template_is_read(folder):
   data = pairs(folder, "target")
   questions = {item["input"] for item in INPUTS.train}
-  for row in data.train.read(np.arange(200)) and [data.train[i] for i in range(200)]:
+  for row in (data.train[i] for i in range(200)):
     tokens, mask = row["tokens"], row["mask"]
     heard = data.tokenizer.decode(tokens[:10][row["segment_ids"][:10] > 0][:-1])
     assert heard in questions  # the bare input, and what ends it
@@ -142,6 +150,31 @@ def test_the_comparison_grades_what_both_students_write(folder, tmp_path):
   assert found["metric"] == "exact_match"
   assert all(0 <= value <= 1 for values in found["variants"].values() for value in values)
   assert all(len(values) == 2 for values in found["variants"].values())
+
+
+def test_a_checkpoint_is_a_teacher_that_its_weights_name(tmp_path):
+  names = []
+  for seed in (0, 0, 1):
+    model = decoder(num_classes=len(TOKENIZER), width=8, depth=1, heads=2)
+    folder = tmp_path / f"model{len(names)}"
+    described = config_of_spec(model.spec)
+    tensors = tensors_of(model, model.init(jax.random.key(seed)))
+    write_checkpoint(folder, described, tensors, tokenizer=TOKENIZER)
+    names.append(open_teacher(f"checkpoint:{folder}").name)
+  assert names[0] == names[1] != names[2]
+  short = TextDecoding(max_new_tokens=3)
+  teacher = open_teacher(f"checkpoint:{folder}")
+  (said,) = teacher.answer([Prompt("s", "u")], short)
+  assert (said,) == tuple(open_teacher(f"checkpoint:{folder}").answer([Prompt("s", "u")], short))
+
+
+def test_the_chats_are_read_as_chats(folder):
+  read = list(chat(folder / "chats_label.jsonl").read())
+  rendered_one = rendered(read[0], TOKENIZER)
+  learnt = [rendered_one.text[a:b] for a, b, weight in rendered_one.weights if weight]
+  first = INPUTS.train[0]
+  assert len(read) == 200 and learnt == [f"#{first['gold']}<eos>"]
+  assert read[0].messages[0] == {"role": "user", "content": first["input"]}
 
 
 def test_mistakes_are_told(tmp_path):
