@@ -26,9 +26,9 @@ def get_config(variant: str = "small") -> ml_collections.ConfigDict:
   A batch of the baseline has more rows, shorter ones, so that both read the same number of tokens.
 
   For `paper`, `data/synthetic` holds what launch.synthesize made of recorded answers of the 405B
-  model (`--teacher=recorded:...`) and `models/` the 8B model. The paper names models, the data that
-  they are asked about and the prompts; lengths, steps and optimiser here are usual ones of such
-  fine-tuning.
+  model (`--teacher=recorded:...`), and `models/` the 8B model. Of the paper are the two models, the
+  targets and the plain cross-entropy; lengths, steps and optimiser are ours. Its batches are not
+  matched in tokens, since those depend on the answers.
   """
   if variant not in ("small", "paper"):
     raise ValueError(f"variant {variant!r} does not exist; what exists: small, paper")
