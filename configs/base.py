@@ -73,6 +73,8 @@ def get_config() -> ConfigDict:
   # The methods of launch.leaderboard, name to overrides of this config, and which the others are
   # compared with.
   config.leaderboard = ConfigDict()
+  # Oracle, prompts and sources of launch.teacher_hacking; see kdjax/train/teacher_hacking.py.
+  config.teacher_hacking = ConfigDict()
   # What the method is compared with: overrides of this config.
   config.baseline = {"objective": {"name": "cross_entropy"}}
   config.compare = {

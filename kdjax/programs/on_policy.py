@@ -55,8 +55,8 @@ def on_policy(
     prompt_length: P, tokens of a row that are kept, see `rollouts.beginnings`; what follows is
       written anew, to the length of the rows.
     fraction: lambda of GKD, in [0, 1]; 1 is purely on-policy.
-    teacher_share: in [0, 1); tokens are drawn from this share of the teacher's distribution and the
-      rest of the student's.
+    teacher_share: in [0, 1]; tokens are drawn from this share of the teacher's distribution and the
+      rest of the student's. At 1 the teacher writes alone: fresh texts of its own at every step.
     corrections: how often each text's worst token is replaced by the teacher's choice, and what
       follows it written anew (see `kdjax.programs.correction`); each costs as much as the writing
       and a pass of both sides.
@@ -86,11 +86,9 @@ def on_policy(
   sampling = Sampling(temperature, top_k, top_p)
   check_writing(student, teacher, prompt_length, sampling, eos_ids)
   check_corrections(student, teacher, corrections)
-  for name, value, most in (("fraction", fraction, 1), ("teacher_share", teacher_share, 0.999)):
-    if not 0 <= value <= most:
-      raise KdjaxError(
-        f"config.program.{name} = {value} must lie in [0, {'1]' if most == 1 else '1)'}"
-      )
+  for name, value in (("fraction", fraction), ("teacher_share", teacher_share)):
+    if not 0 <= value <= 1:
+      raise KdjaxError(f"config.program.{name} = {value} must lie in [0, 1]")
   if teacher_share and teacher.decode is None:
     raise KdjaxError(
       f"config.program.teacher_share = {teacher_share} lets the teacher draw tokens, and"
@@ -112,6 +110,8 @@ def on_policy(
   )
 
   def decoding(state: DistillState, frozen: Frozen):
+    if teacher_share == 1:
+      return teacher.decode(frozen.teacher)
     variables = ModelVars(state.params, state.model_state, frozen.student)
     own = student.decode(jax.lax.stop_gradient(variables))
     return mixture(own, teacher.decode(frozen.teacher), teacher_share) if teacher_share else own

@@ -24,6 +24,7 @@ FIELDS: Mapping[str, Any] = {
   "selection": dict,
   "capacity_gap": dict,
   "leaderboard": dict,
+  "teacher_hacking": dict,
   "student": dict,
   "teacher": {
     "kind": str,

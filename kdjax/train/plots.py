@@ -235,6 +235,38 @@ def ranked_dots(
   return _png(figure)
 
 
+def distance_curves(
+  sources: Mapping[str, Sequence[Mapping[str, Sequence[float]]]], level: float
+) -> bytes:
+  """Distances to the teacher and to the oracle over the steps, and the one against the other.
+
+  Args:
+    sources: name to runs, each with `steps`, `proxy` and `golden`; runs of one name share a colour.
+    level: the teacher's own distance to the oracle.
+  """
+  figure = _figure(12.0, 3.8)
+  colours = _colours(sources)
+  panels = (("steps", "proxy"), ("steps", "golden"), ("proxy", "golden"))
+  for place, (across, up) in enumerate(panels):
+    axes = _axes(figure, 1, 3, place + 1)
+    for name, runs in sources.items():
+      for run in runs:
+        start = 1 if across == "steps" and run["steps"][0] == 0 else 0  # for the logarithm
+        x, y = run[across][start:], run[up][start:]
+        axes.plot(x, y, color=colours[name], lw=1.5, marker="o", ms=2.5, label=name)
+    axes.set_xscale("log")
+    if up == "proxy":
+      axes.set_yscale("log")
+    else:
+      axes.axhline(level, color=INK, lw=1, ls=(0, (4, 3)), zorder=0)
+    axes.set_xlabel({"steps": "step", "proxy": "distance to the teacher"}[across])
+    title = {"proxy": "distance to the teacher", "golden": "distance to the oracle"}[up]
+    axes.set_title(title, fontsize=10.5, loc="left")
+    axes.grid(color=FAINT, lw=0.6)
+  _legend(figure, colours)
+  return _png(figure)
+
+
 def _bars(axes: Axes, values: Mapping[str, float], title: str, colours: Mapping[str, str]) -> None:
   names = list(values)
   axes.barh(names, list(values.values()), color=[colours[name] for name in names], height=0.62)

@@ -41,6 +41,7 @@ def train(
   seeds: Sequence[int] | None = None,
   splits: Splits | None = None,
   given: Start | None = None,
+  wrap: Callable[[Program, Model], Program] = lambda program, student: program,
 ) -> tuple[RunResult, Program]:
   """One run of one program, resumed where an earlier start left off.
 
@@ -54,6 +55,8 @@ def train(
     splits: what of the data to read; all that `config.data` gives where None.
     given: what the student starts from in place of its own start. The run is then bound to it, as
       it is to its config; its arrays are donated.
+    wrap: `wrap(program, student)` is run in place of the program, such as one that is evaluated in
+      other ways.
 
   Returns:
     (result, program).
@@ -67,6 +70,7 @@ def train(
   if student.frozen:  # under adapters: read on every start, since no checkpoint holds it
     weights = _start(student, mesh)
     program = program._replace(frozen=program.frozen._replace(student=weights.frozen))
+  program = wrap(program, student)
   if seeds is not None:
     program = replicate(program, seeds)
   spec = config["checkpoint"]

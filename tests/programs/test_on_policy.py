@@ -10,11 +10,12 @@ from kdjax.errors import KdjaxError
 from kdjax.generation import Generation, Sampling, generate
 from kdjax.generation.generate import continued
 from kdjax.generation.mixture import mixture
-from kdjax.programs import distill, on_policy
+from kdjax.programs import distill, on_policy, rollouts
 from kdjax.programs.on_policy import as_written
 from kdjax.programs.rollouts import Prompts, beginnings, written_rows
 from kdjax.teachers.base import Teacher
-from kdjax.train.mesh import make_mesh
+from kdjax.train.loop import compile_program
+from kdjax.train.mesh import make_mesh, place
 from tests.programs.helpers import close, runner, sgd, trained
 
 VOCAB, TIME, PROMPT, ROWS = 17, 10, 4, 4
@@ -195,7 +196,7 @@ def test_over_devices_it_writes_and_learns_the_same(teacher, always):
   ("change", "told"),
   [
     ({"fraction": 1.5}, "config.program.fraction = 1.5"),
-    ({"teacher_share": 1.0, "fraction": 1.0}, "config.program.teacher_share = 1.0"),
+    ({"teacher_share": 1.1, "fraction": 1.0}, "config.program.teacher_share = 1.1"),
     ({"keep_data": True}, "set fraction = 1"),
     ({"eos_ids": (VOCAB,)}, "eos_ids"),
     ({"temperature": -1.0}, "temperature = -1"),
@@ -235,3 +236,32 @@ def test_a_student_that_cannot_write_is_refused(teacher):
       teacher=teacher,
       prompt_length=2,
     )
+
+
+def test_a_teacher_that_writes_alone_writes_what_it_would_by_itself(teacher):
+  """At a share of 1 the student's weights do not matter to what is written."""
+  own = program(teacher, objective=objectives.cross_entropy(chunk_size=4), fraction=1.0,
+                teacher_share=1.0)  # fmt: skip
+  compiled = compile_program(own, make_mesh(data=1), batch())
+  said = []
+  for seed in (0, 1):
+    state = compiled.init(jax.random.key(seed))
+    state = state._replace(rng=jax.random.key_data(jax.random.key(9)))
+    _, metrics = compiled.step(state, own.frozen, place(batch(), compiled.batch_sharding))
+    said.append(jax.device_get(metrics))
+  assert said[0]["tokens_learnt"] == said[1]["tokens_learnt"]
+  assert said[0]["loss"][0] != said[1]["loss"][0]
+  # The loss is that of the text which the teacher writes with the same random numbers.
+  rows = rollouts.write(
+    teacher.decode(teacher.frozen),
+    beginnings(batch(), PROMPT),
+    TIME,
+    rng=jax.random.split(jax.random.fold_in(jax.random.fold_in(jax.random.key(9), 0), 1))[1],
+    sampling=Sampling(),
+    eos_ids=(),
+  )
+  again = STUDENT.init(jax.random.split(jax.random.key(0), 3)[0])
+  log_probs = jax.nn.log_softmax(STUDENT.apply(again, rows)[0].logits)
+  picked = np.take_along_axis(np.asarray(log_probs), np.maximum(rows["label"], 0)[..., None], -1)
+  wanted = -picked[..., 0][np.asarray(rows["mask"])].mean()
+  assert float(said[0]["loss"][0]) == pytest.approx(wanted, rel=1e-4)
