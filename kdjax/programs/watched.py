@@ -69,12 +69,7 @@ def watched(
   Raises:
     KdjaxError: options that do not exist, or models over different tokens.
   """
-  for name, value, known in (
-    ("drawn_from", drawn_from, DRAWN_FROM),
-    ("divergence", divergence, DIVERGENCES),
-  ):
-    if value not in known:
-      raise KdjaxError(f"{name} = {value!r} does not exist{hint(value, known)}")
+  check_distance(drawn_from, divergence)
   sizes = {student.num_classes, teacher.num_classes, oracle.num_classes}
   if len(sizes) > 1:
     raise KdjaxError(f"student, teacher and oracle have different class counts: {sorted(sizes)}")
@@ -109,6 +104,16 @@ def watched(
     frozen=Watched(program.frozen, oracle.frozen),
     frozen_axes=Watched(program.frozen_axes, oracle.axes),
   )
+
+
+def check_distance(drawn_from: str, divergence: str) -> None:
+  """Raises KdjaxError for options of `watched` that do not exist."""
+  for name, value, known in (
+    ("drawn_from", drawn_from, DRAWN_FROM),
+    ("divergence", divergence, DIVERGENCES),
+  ):
+    if value not in known:
+      raise KdjaxError(f"{name} = {value!r} does not exist{hint(value, known)}")
 
 
 def distance(

@@ -6,7 +6,7 @@ import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,11 +18,11 @@ from kdjax.generation.text import end_ids
 from kdjax.programs.base import Start
 from kdjax.programs.evaluators import HEADED
 from kdjax.programs.watched import distance, watched
-from kdjax.resolve import check_type, hint
 from kdjax.teachers import Teacher
 from kdjax.train.build import build_model
 from kdjax.train.checkpoint import writable
 from kdjax.train.config import Config, check_config, merge
+from kdjax.train.hacking_config import FIELD, Source, checked
 from kdjax.train.hacking_report import history, summary, table
 from kdjax.train.job import dry_stage, trace
 from kdjax.train.loop import summarize
@@ -32,37 +32,6 @@ from kdjax.train.pretrained import build_teacher, teacher_config, trains_teacher
 from kdjax.train.stage import Stop, train, trained
 from kdjax.train.streams import Splits, evaluation_passes, load_data
 from kdjax.train.written_texts import chosen_prompts, write_texts
-
-FIELD = "config.teacher_hacking"
-FIELDS = {
-  "oracle": Mapping,
-  "sft": Mapping,
-  "sources": Mapping,
-  "baseline": str,
-  "prompt_length": int,
-  "oracle_prompts": int,
-  "prompts": int,
-  "test_rows": int,
-  "drawn_from": str,
-  "divergence": str,
-}
-WRITERS = ("teacher", "student")
-
-
-class Source(NamedTuple):
-  """Where a student's texts come from.
-
-  Attributes:
-    writer: "teacher" or "student".
-    online: a new text each time that a prompt comes; else each has been written once.
-    generations: texts for each prompt, where they are written once.
-    prompts: how many; None for `config.teacher_hacking.prompts`.
-  """
-
-  writer: str = "teacher"
-  online: bool = False
-  generations: int = 1
-  prompts: int | None = None
 
 
 def run_teacher_hacking(
@@ -92,7 +61,7 @@ def run_teacher_hacking(
     Interrupted: see `run_job`.
   """
   check_config(config)
-  spec, sources = _checked(config)
+  spec, sources = checked(config)
   writable(workdir)
   splits = _splits(config, spec)
   data = splits.whole
@@ -100,7 +69,7 @@ def run_teacher_hacking(
   sets = chosen_prompts(
     splits.train, [spec["oracle_prompts"], _most(spec, sources)], seed=config["data"]["seed"]
   )
-  _dry_run(config, oracle_config)
+  _dry_run(config, oracle_config, spec, sources)
   oracle = _trained(oracle_config, workdir / "oracle", "oracle", splits, stop)
   write = functools.partial(
     write_texts,
@@ -171,51 +140,6 @@ def run_teacher_hacking(
   return result
 
 
-def _checked(config: Config) -> tuple[Mapping[str, Any], dict[str, Source]]:
-  spec = config["teacher_hacking"]
-  for name in spec:
-    if name not in FIELDS:
-      raise KdjaxError(f"{FIELD}.{name} does not exist{hint(name, FIELDS)}")
-  for name, kind in FIELDS.items():
-    if name not in spec:
-      raise KdjaxError(f"{FIELD}.{name} is missing; see configs/teacher_hacking.py")
-    if kind is Mapping:
-      if not isinstance(spec[name], Mapping):
-        raise KdjaxError(f"{FIELD}.{name} = {spec[name]!r} must have fields of its own")
-    else:
-      check_type(spec[name], kind, f"{FIELD}.{name}")
-    if kind is int and spec[name] < 1:
-      raise KdjaxError(f"{FIELD}.{name} = {spec[name]} must be at least 1")
-  if config["teacher"].get("kind") != "frozen":
-    raise KdjaxError(f"{FIELD}: config.teacher.kind must be 'frozen', a model that is trained")
-  if not spec["sources"]:
-    raise KdjaxError(f"{FIELD}.sources is empty; give at least one")
-  sources = {}
-  for name, own in spec["sources"].items():
-    field = f"{FIELD}.sources.{name}"
-    if name in ("student",) or not isinstance(own, Mapping):
-      raise KdjaxError(f"{field} = {own!r} must be a mapping, under another name than 'student'")
-    for key in own:
-      if key not in Source._fields:
-        raise KdjaxError(f"{field}.{key} does not exist{hint(key, Source._fields)}")
-    source = Source(**own)
-    if source.writer not in WRITERS:
-      raise KdjaxError(f"{field}.writer = {source.writer!r} does not exist{hint('', WRITERS)}")
-    if source.writer == "student" and not source.online:
-      raise KdjaxError(f"{field}: the student changes, so that its texts are online; set online")
-    if source.online and source.generations != 1:
-      raise KdjaxError(f"{field}.generations is for texts that are written once; leave it out")
-    for key in ("generations", "prompts"):
-      value = getattr(source, key)
-      if value is not None and (not isinstance(value, int) or value < 1):
-        raise KdjaxError(f"{field}.{key} = {value!r} must be an integer of at least 1")
-    sources[name] = source
-  if spec["baseline"] not in sources:
-    told = hint(spec["baseline"], sources)
-    raise KdjaxError(f"{FIELD}.baseline = {spec['baseline']!r} is none of the sources{told}")
-  return spec, sources
-
-
 def _splits(config: Config, spec: Mapping[str, Any]) -> Splits:
   splits = load_data(config["data"])
   if not isinstance(splits.whole, TextData) or splits.whole.teacher is not None:
@@ -229,15 +153,26 @@ def _most(spec: Mapping[str, Any], sources: Mapping[str, Source]) -> int:
   return max(source.prompts or spec["prompts"] for source in sources.values())
 
 
-def _dry_run(config: Config, oracle_config: Config) -> None:
+def _dry_run(
+  config: Config, oracle_config: Config, spec: Mapping[str, Any], sources: Mapping[str, Source]
+) -> None:
   """Traces what is trained, on the rows of text, so that mistakes cost nothing."""
-  dry_stage(config | {"eval": config["eval"] | {"best_metric": "nll"}})
+  length = config["data"]["sequence_length"]
+  if spec["prompt_length"] >= length:
+    raise KdjaxError(
+      f"{FIELD}.prompt_length = {spec['prompt_length']} leaves nothing to write of"
+      f" config.data.sequence_length = {length}; shorten the one or lengthen the other"
+    )
+  dry_stage(_plain(config))
+  data = load_data(config["data"]).whole
+  for online in {source.writer: source for source in sources.values() if source.online}.values():
+    trace(_source_config(config, spec, online), build_teacher(config, data, abstract=True))
   for field, own in ((f"{FIELD}.oracle", oracle_config), ("config.teacher", config)):
     if trains_teacher(own):
       with within(field):
         trace(teacher_config(own), None)
   with within(f"{FIELD}.sft"):
-    trace(_student_config(config, config["teacher_hacking"]), None)
+    trace(_student_config(config, spec), None)
 
 
 def _trained(config: Config, folder: Path, name: str, splits: Splits, stop: Stop) -> Teacher:
