@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 # Distinguishable with every common colour blindness (Okabe and Ito).
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
@@ -259,6 +259,10 @@ def distance_curves(
       axes.set_yscale("log")
     else:
       axes.axhline(level, color=INK, lw=1, ls=(0, (4, 3)), zorder=0)
+    for axis in (axes.xaxis, axes.yaxis) if up == "proxy" else (axes.xaxis,):
+      axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+      axis.set_major_formatter("{x:g}")
+      axis.set_minor_formatter(NullFormatter())
     axes.set_xlabel({"steps": "step", "proxy": "distance to the teacher"}[across])
     title = {"proxy": "distance to the teacher", "golden": "distance to the oracle"}[up]
     axes.set_title(title, fontsize=10.5, loc="left")
