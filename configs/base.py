@@ -1,6 +1,6 @@
 """The fields that every config has, with their defaults."""
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 
 def get_config() -> ConfigDict:
@@ -31,6 +31,9 @@ def get_config() -> ConfigDict:
     "kind": "frozen",
     "model": ConfigDict(),
     "checkpoint": "",  # folder of a finished run (or several: an ensemble); "" trains it first
+    # Whether it is trained first, by `train`. None: unless its name is "pretrained" (and it has its
+    # weights), so that a checkpoint is taken as it is; a new head or random weights are trained.
+    "fine_tune": config_dict.placeholder(bool),
     "count": 1,  # teachers to train; more than one is an ensemble
     "combine": "probabilities",  # of an ensemble; or "logits": see kdjax.losses.combine_teachers
     "temperature": 1.0,  # of the loss, at which an ensemble's probabilities are averaged

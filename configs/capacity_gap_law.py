@@ -2,18 +2,17 @@
 
   python -m launch.capacity_gap --config=configs/capacity_gap_law.py --seeds=3 --workdir=runs/gap
 
-Students and teachers are networks of one hidden layer on handwritten digits; the teachers see every
-label and the students a tenth of them. All learn for as many steps, half from labels and half from
-the teacher.
+Students and teachers are SmolLM2 shrunken to different sizes, trained on Python's library; students
+learn half from labels and half from the teacher.
 """
 
 import ml_collections
 
-from configs import digits_kd, small_text
+from configs import small_text
 
 
 def get_config(variant: str = "small") -> ml_collections.ConfigDict:
-  """`small`: two CPU cores, about a minute. `paper`: GPT-2's sizes on text in `data/corpus`.
+  """`small`: two CPU cores. `paper`: GPT-2's sizes on text in `data/corpus`.
 
   In `paper` teachers and students begin from random weights; the paper's were checkpoints.
   """
@@ -21,20 +20,18 @@ def get_config(variant: str = "small") -> ml_collections.ConfigDict:
     return on_text()
   if variant != "small":
     raise ValueError(f"variant {variant!r} does not exist; what exists: small, paper")
-  config = digits_kd.get_config()
-  config.total_steps = 600
-  config.eval.update({"every": 600, "best_metric": "nll", "higher_is_better": False})
-  config.checkpoint.every = 600
-  config.student = {"name": "mlp", "hidden": (8,)}
-  config.teacher.model = {"name": "mlp", "hidden": (8,)}
-  config.teacher.train.total_steps = 600
-  half = {"kd_weight": 0.5, "ce_weight": 0.5}
+  config = small_text.get_config()
+  config.total_steps = 200
+  config.eval.every = config.checkpoint.every = 200
+  config.teacher.train.total_steps = 400
+  half = {"kd_weight": 0.5, "ce_weight": 0.5, "chunk_size": 32}
   config.objective = {"name": "logit_kd", "loss": "soft_cross_entropy"} | half
+  sizes = lambda layers, width: {"layers": layers, "width": width, "mlp_width": 2 * width}  # noqa: E731
   config.capacity_gap = {
-    "students": tuple({"hidden": (width,)} for width in (4, 8, 16)),
-    "teachers": tuple({"hidden": (width,)} for width in (8, 16, 32, 64)),
+    "students": tuple(sizes(1, width) for width in (16, 24, 32)),
+    "teachers": (sizes(1, 32), sizes(1, 64), sizes(2, 96), sizes(4, 96)),
   }
-  config.compare.title = "The law of the capacity gap on digits"
+  config.compare.title = "The law of the capacity gap on Python's library"
   return config
 
 
@@ -56,6 +53,7 @@ def on_text() -> ml_collections.ConfigDict:
   )
   config.student = {"name": "decoder"} | small
   config.teacher.model = {"name": "decoder"} | medium
+  config.teacher.fine_tune = None
   config.capacity_gap = {"students": (small, medium), "teachers": (medium, large, xl)}
   half = {"kd_weight": 0.5, "ce_weight": 0.5, "chunk_size": 32}
   config.objective = {"name": "logit_kd", "loss": "soft_cross_entropy"} | half

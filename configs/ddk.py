@@ -48,9 +48,9 @@ def get_config(variant: str = "small") -> ml_collections.ConfigDict:
       "weights": dict.fromkeys(domains, 1.0),
     }
   )
-  config.student = {"name": "pretrained", "path": "models/qwen1.5-1.8b"}
-  config.teacher.model = {"name": "pretrained", "path": "models/qwen1.5-14b"}
-  config.teacher.dtype = "bfloat16"
+  small_text.between_checkpoints(
+    config, teacher="models/qwen1.5-14b", student="models/qwen1.5-1.8b"
+  )
   config.total_steps, config.batch_size = 30_000, 256  # some 15 B tokens
   config.optimizer.learning_rate = 3e-5  # the paper ends at 3e-6, this schedule at 0
   config.optimizer.warmup_steps = 1000

@@ -31,15 +31,15 @@ def get_config(variant: str = "small") -> ml_collections.ConfigDict:
   shared = SMALL if small else PAPER
   stages = (120, 120) if small else (10_000, 10_000)
   if small:
-    decoder = {"name": "decoder", "width": 64, "depth": 8, "heads": 4}
-    config.teacher.model = decoder
+    config.teacher.model = whole = {"name": "pretrained", "path": small_text.SMOLLM2}
     config.teacher.train.total_steps = 400
-    config.student = decoder | {"attention_from": shared, "inherit": True}
+    config.student = whole | {"attention_from": shared, "inherit": True}
     config.optimizer.learning_rate = 1e-3
   else:
     model = {"name": "pretrained", "path": "models/tinyllama"}
     config.teacher.model = model
     config.teacher.dtype = "bfloat16"
+    config.teacher.fine_tune = None
     config.student = model | {"attention_from": shared}
     config.data.update(
       {

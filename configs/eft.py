@@ -49,6 +49,7 @@ def get_config(variant: str = "small") -> ml_collections.ConfigDict:
     config.student = model("TinyLlama-1.1B")
     config.teacher.model = model("Llama-2-70b-hf")
     config.teacher.dtype = "bfloat16"
+    config.teacher.fine_tune = None
     config.teacher.emulate = {
       "reference": {"model": model("Llama-2-7b-hf")},
       "tuned": ({"model": model("Llama-2-7b-chat-hf")},),
@@ -65,7 +66,7 @@ def get_config(variant: str = "small") -> ml_collections.ConfigDict:
   config.teacher.train = whole
   config.teacher.emulate = {
     "reference": {
-      "model": {"name": "decoder", "width": 32, "depth": 1, "heads": 2},
+      "model": small_text.STUDENT | {"width": 48, "mlp_width": 96},
       "train": whole,
     },
     "tuned": ({"train": more},),

@@ -46,9 +46,7 @@ def get_config(variant: str = "small") -> ml_collections.ConfigDict:
       "sources": {"alpaca": {"kind": "chat", "path": "data/alpaca"}},
     }
   )
-  config.teacher.model = {"name": "pretrained", "path": "models/qwen1.5-7b"}
-  config.teacher.dtype = "bfloat16"
-  config.student = {"name": "pretrained", "path": "models/qwen1.5-1.8b"}
+  small_text.between_checkpoints(config, teacher="models/qwen1.5-7b", student="models/qwen1.5-1.8b")
   config.batch_size = 16
   config.total_steps = 9750  # three epochs of 52,002 examples, one a row
   config.data.pack = "none"

@@ -11,13 +11,11 @@ test questions that the student answers rightly when it writes greedily, whateve
 before; the other metrics are of the right answer without any steps.
 """
 
-from pathlib import Path
-
 import ml_collections
 
-from configs import base
+from configs import base, small_text
 
-TOKENIZER = str(Path(__file__).parent / "tokenizers" / "bytes")
+SMOLLM2_BYTES = str(small_text.MODELS / "smollm2_bytes")  # of no merges
 
 
 def get_config(variant: str = "small") -> ml_collections.ConfigDict:
@@ -38,7 +36,7 @@ def get_config(variant: str = "small") -> ml_collections.ConfigDict:
   config.data.update(
     {
       "name": "text_pairs",
-      "tokenizer": TOKENIZER,
+      "tokenizer": SMOLLM2_BYTES,
       "path": "runs/arithmetic/train.jsonl",
       "test_path": "runs/arithmetic/test.jsonl",
       "target": "target",
@@ -48,7 +46,7 @@ def get_config(variant: str = "small") -> ml_collections.ConfigDict:
       "answer_marker": "#",
     }
   )
-  config.student = {"name": "decoder", "width": 64, "depth": 2, "heads": 4}
+  config.student = {"name": "pretrained", "path": SMOLLM2_BYTES}
   config.teacher = ml_collections.ConfigDict()
   config.objective = {"name": "cross_entropy", "chunk_size": 17}
   config.total_steps, config.batch_size = 600, 64

@@ -25,7 +25,7 @@ def get_config(variant: str = "small") -> ml_collections.ConfigDict:
   config.selection = {
     "name": "difference",
     "ratio": 0.5,
-    "model": {"name": "decoder", "width": 16, "depth": 1, "heads": 2},
+    "model": small_text.STUDENT | {"width": 16, "mlp_width": 32},
     "train": {"total_steps": 300},
   }
   config.baseline = {"selection": {"name": "random", "ratio": 0.5}}
@@ -48,6 +48,7 @@ def get_config(variant: str = "small") -> ml_collections.ConfigDict:
   )
   config.teacher.model = {"name": "pretrained", "path": "models/qwen1.5-1.8b"}
   config.teacher.dtype = "bfloat16"
+  config.teacher.fine_tune = None
   config.student = {"name": "decoder", "width": 768, "depth": 12, "heads": 12, "mlp_width": 3072}
   config.selection.model = {
     "name": "decoder",

@@ -36,11 +36,12 @@ def get_config(variant: str = "small") -> ml_collections.ConfigDict:
   } | chunk
   config.program = {"name": "on_policy_targets", "temperature": 0.9, "top_k": 128}  # published
   if small:
-    config.data.update({"tokenizer": small_text.TOKENIZER, "source_length": 48})
+    config.data.update({"tokenizer": small_text.SMOLLM2, "source_length": 48})
     config.data.update({"target_length": 16, "max_pairs": 4000})
     config.student = {"name": "seq2seq", "width": 32, "encoder_depth": 2, "decoder_depth": 1}
     config.student.heads = 2
-    config.teacher.model = {"name": "decoder", "width": 64, "depth": 2, "heads": 4}
+    config.teacher.model = dict(small_text.TEACHER)
+    config.teacher.fine_tune = True
     config.teacher.train = joined | {
       "total_steps": 600,
       "objective": {"name": "cross_entropy"} | chunk,

@@ -1,7 +1,8 @@
 """What the configs of language models on two CPU cores share: text, a teacher and a student.
 
-The text is the code and the docstrings of Python's own library in tokens of 1,024 kinds. The
-teacher has 0.2 M parameters and the student 0.03 M; both begin from random weights.
+The text is the code and the docstrings of Python's own library in the first 1,024 tokens of
+SmolLM2. Teacher and student are SmolLM2-135M shrunken, to 0.3 M and 0.05 M parameters; the teacher
+is then trained on the text.
 """
 
 from pathlib import Path
@@ -10,7 +11,18 @@ import ml_collections
 
 from configs import base
 
-TOKENIZER = str(Path(__file__).parent / "tokenizers" / "bpe_1024")
+MODELS = Path(__file__).parents[1] / "third_party" / "models"
+SMOLLM2 = str(MODELS / "smollm2_1024")  # of eight layers; its tokenizer lies beside it
+TEACHER = {"name": "pretrained", "path": SMOLLM2, "layers": 2}
+STUDENT = {
+  "name": "pretrained",
+  "path": SMOLLM2,
+  "layers": 1,
+  "width": 32,
+  "heads": 1,
+  "kv_heads": 1,
+  "mlp_width": 64,
+}
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -23,14 +35,15 @@ def get_config() -> ml_collections.ConfigDict:
   config.data.update(
     {
       "name": "text",
-      "tokenizer": TOKENIZER,
+      "tokenizer": SMOLLM2,
       "sequence_length": 64,
       "max_documents": 100,
       "validation_fraction": 0.1,
     }
   )
-  config.student = {"name": "decoder", "width": 24, "depth": 1, "heads": 2}
-  config.teacher.model = {"name": "decoder", "width": 64, "depth": 2, "heads": 4}
+  config.student = dict(STUDENT)
+  config.teacher.model = dict(TEACHER)
+  config.teacher.fine_tune = True
   config.teacher.train = {
     "total_steps": 600,
     "objective": {"name": "cross_entropy", "chunk_size": 32},
@@ -49,6 +62,14 @@ def get_config() -> ml_collections.ConfigDict:
   config.checkpoint.every = 300
   config.baseline = {"objective": {"name": "cross_entropy", "chunk_size": 32}}
   return config
+
+
+def between_checkpoints(config: ml_collections.ConfigDict, teacher: str, student: str) -> None:
+  """Puts two checkpoints of a paper in place of the small models; the teacher is as it is."""
+  config.teacher.model = {"name": "pretrained", "path": teacher}
+  config.teacher.dtype = "bfloat16"
+  config.teacher.fine_tune = None
+  config.student = {"name": "pretrained", "path": student}
 
 
 def distilled_by(variant: str, loss: str, title: str, **arguments) -> ml_collections.ConfigDict:
@@ -84,8 +105,7 @@ def on_dolly(config: ml_collections.ConfigDict) -> None:
       "sources": {"dolly": {"kind": "chat", "path": "data/dolly"}},
     }
   )
-  config.student = {"name": "pretrained", "path": "models/gpt2"}
-  config.teacher.model = {"name": "pretrained", "path": "models/gpt2-xl-dolly"}
+  between_checkpoints(config, teacher="models/gpt2-xl-dolly", student="models/gpt2")
   config.teacher.dtype = "float16"
   config.batch_size, config.total_steps = 32, 7140  # 20 epochs of some 11,400 examples
   config.optimizer.learning_rate = 5e-4

@@ -13,6 +13,8 @@ import ml_collections
 
 from configs import small_text
 
+SMOLLM2_512 = str(small_text.MODELS / "smollm2_512")  # the first 512 tokens
+
 
 def get_config(variant: str = "small") -> ml_collections.ConfigDict:
   """`small`: two CPU cores, some three minutes. `paper`: its optimiser, its targets unscaled.
@@ -24,13 +26,14 @@ def get_config(variant: str = "small") -> ml_collections.ConfigDict:
   config = small_text.get_config()
   config.data.update(
     {
-      "tokenizer": small_text.TOKENIZER.replace("1024", "512"),
+      "tokenizer": SMOLLM2_512,
       "sequence_length": 80,
-      "teacher_tokenizer": small_text.TOKENIZER,
+      "teacher_tokenizer": small_text.SMOLLM2,
       "teacher_sequence_length": 64,
       "warped": True,
     }
   )
+  config.student.path = SMOLLM2_512
   config.objective = {"name": "match_distribution", "k": 5, "chunk_size": 40}
   config.baseline = {
     "objective": {"name": "cross_entropy", "chunk_size": 40},
@@ -53,9 +56,7 @@ def get_config(variant: str = "small") -> ml_collections.ConfigDict:
       "sources": {"chains": {"kind": "jsonl", "path": "data/chains"}},
     }
   )
-  config.student = {"name": "pretrained", "path": "models/student"}
-  config.teacher.model = {"name": "pretrained", "path": "models/teacher"}
-  config.teacher.dtype = "bfloat16"
+  small_text.between_checkpoints(config, teacher="models/teacher", student="models/student")
   config.objective.tail = "drop"
   config.batch_size, config.total_steps = 375, 10_000  # 25 examples accumulated 15 times
   config.optimizer.accumulate = 15

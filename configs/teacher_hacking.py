@@ -35,7 +35,7 @@ def get_config(variant: str = "small") -> ml_collections.ConfigDict:
     "test_rows": 128,
     "drawn_from": "student",
     "divergence": "reverse_kl",
-    "oracle": {"model": {"name": "decoder", "width": 64, "depth": 2, "heads": 4}},
+    "oracle": {"model": dict(small_text.TEACHER)},
     "sft": {"objective": {"name": "cross_entropy", "chunk_size": 32}},
     "sources": SOURCES,
     "baseline": "offline_teacher",
@@ -53,6 +53,7 @@ def get_config(variant: str = "small") -> ml_collections.ConfigDict:
     pythia = lambda size: {"name": "pretrained", "path": f"models/pythia-{size}"}  # noqa: E731
     config.student = pythia("160m")
     config.teacher.model = pythia("410m") | {"weights": False}
+    config.teacher.fine_tune = None
     config.batch_size, config.total_steps = 32, 390_625  # 62.5 epochs of 200,000 prompts
     config.optimizer.update({"learning_rate": 3e-4, "warmup_steps": 100, "schedule": "constant"})
     config.eval.every = config.checkpoint.every = 6250
@@ -73,8 +74,7 @@ def get_config(variant: str = "small") -> ml_collections.ConfigDict:
   config.data.sequence_length = 48
   config.batch_size, config.total_steps = 16, 400
   config.optimizer.schedule = "constant"
-  config.teacher.model = {"name": "decoder", "width": 48, "depth": 2, "heads": 4}
-  config.student = {"name": "decoder", "width": 32, "depth": 1, "heads": 2}
+  config.teacher.model = small_text.TEACHER | {"width": 64, "mlp_width": 128}
   learn = {"objective": {"name": "cross_entropy", "chunk_size": 32}}
   config.teacher.train = {"total_steps": 400} | learn
   config.teacher_hacking.sft = {"total_steps": 200} | learn

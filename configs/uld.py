@@ -9,13 +9,11 @@ is trained first, in its own. For checkpoints, give `config.teacher.model` and
 the student's, as the variant `paper` does.
 """
 
-from pathlib import Path
-
 import ml_collections
 
-from configs import base
+from configs import base, small_text
 
-TOKENIZERS = Path(__file__).parent / "tokenizers"
+SMOLLM2_BYTES = str(small_text.MODELS / "smollm2_bytes")  # of no merges
 
 
 def get_config(variant: str = "small") -> ml_collections.ConfigDict:
@@ -33,16 +31,17 @@ def get_config(variant: str = "small") -> ml_collections.ConfigDict:
   config.data.update(
     {
       "name": "text",
-      "tokenizer": str(TOKENIZERS / "bytes"),
+      "tokenizer": SMOLLM2_BYTES,
       "sequence_length": 96,
-      "teacher_tokenizer": str(TOKENIZERS / "bpe_1024"),
+      "teacher_tokenizer": small_text.SMOLLM2,
       "teacher_sequence_length": 48,
       "sources": {"docs": {"kind": "python", "field": "docs"}},
       "max_documents": 100,
     }
   )
-  config.student = {"name": "decoder", "width": 96, "depth": 2, "heads": 4}
-  config.teacher.model = {"name": "decoder", "width": 160, "depth": 3, "heads": 5}
+  config.student = {"name": "pretrained", "path": SMOLLM2_BYTES}
+  config.teacher.model = small_text.TEACHER | {"layers": 4}
+  config.teacher.fine_tune = True
   config.teacher.train = {
     "total_steps": 250,
     "objective": {"name": "cross_entropy", "chunk_size": 48},
@@ -85,9 +84,7 @@ def with_checkpoints(config: ml_collections.ConfigDict, *, teacher: str, student
       "pack": "none",
     }
   )
-  config.student = {"name": "pretrained", "path": student}
-  config.teacher.model = {"name": "pretrained", "path": teacher}
-  config.teacher.dtype = "bfloat16"
+  small_text.between_checkpoints(config, teacher=teacher, student=student)
   config.optimizer.warmup_steps = 0
   config.eval.every = config.checkpoint.every = 1000
   config.samples.prompts = ()

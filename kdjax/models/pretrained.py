@@ -44,6 +44,7 @@ def pretrained(
   weights: bool | str = True,
   adapter: Mapping[str, Any] | None = None,
   attention_from: Sequence[int] = (),
+  inherit: bool = False,
   calibration_rows: int = 32,
   calibration: Calibration | None = None,
   remat: str = "none",
@@ -70,6 +71,8 @@ def pretrained(
       under them are in no checkpoint: each start measures again, and must find the same.
     attention_from: for each layer that is kept, which of them has the attention map that it uses:
       itself, or that of the layer before; see `kdjax.models.transformer.sharing`. () shares none.
+    inherit: as a student, start from the weights of the teacher, a fine-tuned model that is the
+      same but for `attention_from`, instead of the checkpoint's.
     calibration_rows: of the training text, to measure importance on.
     calibration: reads so many; the data of a config bring it.
     remat: see `language_model`.
@@ -91,13 +94,15 @@ def pretrained(
     raise KdjaxError(f"weights = {weights!r} does not exist; what does: True, False, 'embeddings'")
   if adapter is not None and weights is not True:
     raise KdjaxError(f"an adapter needs weights to adapt; weights = {weights!r} must be True")
+  if inherit and weights is not True:
+    raise KdjaxError(f"a model starts from its teacher (inherit) or with weights = {weights!r}")
   parent = Parent(checkpoint, whole, calibration, calibration_rows, dtype)
   if not isinstance(whole, Spec | Seq2SeqSpec):
     raise KdjaxError(
       f"{checkpoint.path} holds a {whole.family} model of images; use the model pretrained_image"
     )
   if isinstance(whole, Seq2SeqSpec):
-    if layers is not None or any(sizes.values()) or attention_from:
+    if layers is not None or any(sizes.values()) or attention_from or inherit:
       raise KdjaxError("layers and sizes of an encoder-decoder cannot be selected; leave them out")
     model = encoder_decoder(whole, **options)
     if weights is True:
@@ -114,6 +119,8 @@ def pretrained(
         " only: which are kept must be known before the weights are read; give their indices"
       )
     model = language_model(spec, **options)
+    if inherit:
+      weights = False
     if weights is True and (narrower or ranked):
       check_weights(checkpoint, language_model(whole))
       model = with_pruned(model, parent, layers=None if ranked else kept)
@@ -125,6 +132,8 @@ def pretrained(
     model = language_model(spec, **options)
     if weights is True:
       model = with_shared_attention(model, all_compute)
+  if inherit:
+    return model._replace(inherit=lambda params: share(params, spec.sources))
   if weights == "embeddings":
     return with_embeddings(model, parent)
   return model if adapter is None else _adapted(model, adapter)

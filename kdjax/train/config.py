@@ -30,6 +30,7 @@ FIELDS: Mapping[str, Any] = {
     "kind": str,
     "model": dict,
     "checkpoint": None,  # a folder or several
+    "fine_tune": bool | None,
     "count": int,
     "combine": str,
     "temperature": float,

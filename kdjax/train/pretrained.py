@@ -80,11 +80,23 @@ def _build(
   rules = teacher_rules(spec["rules"])
   given = [Path(path) for path in checkpoint_paths(spec["checkpoint"])]
   folders = given or list(trained)
+  if model.start is None and not folders and spec["fine_tune"] is False:
+    raise KdjaxError(
+      "config.teacher.fine_tune = False, but config.teacher.model begins from random weights; give"
+      " config.teacher.checkpoint, or leave fine_tune at None"
+    )
   if model.start is not None and not folders:
     if abstract:
       return _cast(model, jax.eval_shape(model.init, jax.random.key(0)), spec["dtype"], abstract)
     placed = _placed(model, make_mesh(**config["mesh"]), rules)
-    return teachers.frozen(model, model.start(placed, spec["dtype"]))
+    weights = model.start(placed, spec["dtype"])
+    own = jax.eval_shape(model.init, jax.random.key(0)).params
+    if absent := [name for name in own if name not in weights.params]:
+      raise KdjaxError(
+        f"config.teacher.model: its checkpoint has no {', '.join(absent)} for these data; set"
+        " config.teacher.fine_tune = True"
+      )
+    return teachers.frozen(model, weights)
   if abstract:
     weights = [jax.eval_shape(model.init, jax.random.key(0))] * (len(given) or spec["count"])
     with within("config.teacher.checkpoint"):
@@ -164,15 +176,20 @@ def teacher_config(config: Config, index: int = 0) -> Config:
 
 
 def trains_teacher(config: Config) -> bool:
-  """Whether the job trains its teacher, rather than load it, read it or average the student."""
+  """Whether the job trains its teacher, rather than load it, read it or average the student.
+
+  Where `config.teacher.fine_tune` is None, every model is trained but a `pretrained` one that has
+  all its weights: others lack a head for the task, or begin from nothing.
+  """
   spec = config["teacher"]
   if spec and spec["kind"] == "emulated":
     return any(trains_teacher(part.config) for part in parts_of(config))
-  return (
-    bool(spec)
-    and spec["kind"] not in ("ema", "cached")
-    and not (spec["checkpoint"] or spec["model"].get("name") == "pretrained")
-  )
+  if not spec or spec["kind"] in ("ema", "cached") or spec["checkpoint"]:
+    return False
+  if spec["fine_tune"] is not None:
+    return spec["fine_tune"]
+  model = spec["model"]
+  return not (model.get("name") == "pretrained" and model.get("weights", True) is True)
 
 
 def checkpoint_paths(checkpoint: Any) -> list[str]:

@@ -33,7 +33,7 @@ def tiny(folder):
   config["data"] |= {"tokenizer": str(folder / "tokenizer"), "path": str(folder / "pairs.jsonl")}
   config["data"] |= {"source_length": 8, "target_length": 4, "test_fraction": 0.2}
   config["student"] |= {"width": 8, "encoder_depth": 1}
-  config["teacher"]["model"] |= {"width": 8, "depth": 1, "heads": 2}
+  config["teacher"]["model"] = {"name": "decoder", "width": 8, "depth": 1, "heads": 2}
   config["teacher"]["train"]["total_steps"] = 3
   config["eval"] |= {"batch_size": 8, "every": STEPS, "log_every": 1}
   config["checkpoint"]["every"] = STEPS

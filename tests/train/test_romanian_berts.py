@@ -15,7 +15,7 @@ from kdjax.train.streams import load_data
 
 
 def tiny(**teacher):
-  config = romanian_berts.get_config().to_dict()
+  config = romanian_berts.get_config("digits").to_dict()
   config |= {"total_steps": 4, "batch_size": 32}
   config["mesh"] |= {"data": 1}
   config["optimizer"]["warmup_steps"] = 0

@@ -12,7 +12,7 @@ from kdjax.errors import KdjaxError
 from kdjax.teachers.after_source import joined
 from tests.data.text.helpers import bytes_tokenizer
 
-BPE = str(Path(__file__).parents[3] / "configs" / "tokenizers" / "bpe_1024")
+BPE = str(Path(__file__).parents[3] / "third_party" / "models" / "smollm2_1024")
 SOURCES = ["ab", "abcdef", "xyz", "q", "hello", "last"]
 TARGETS = ["z", "yy", "", "wwwwww", "v", "u"]
 

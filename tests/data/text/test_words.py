@@ -5,7 +5,9 @@ from pathlib import Path
 from kdjax.data.text.words import word_pieces
 from kdjax.data.tokenizers import load_tokenizer
 
-TOKENIZER = load_tokenizer(str(Path(__file__).parents[3] / "configs" / "tokenizers" / "bpe_1024"))
+TOKENIZER = load_tokenizer(
+  str(Path(__file__).parents[3] / "third_party" / "models" / "smollm2_1024")
+)
 
 
 def test_pieces_of_words_and_identifiers_stay_together():
@@ -19,7 +21,19 @@ def test_pieces_of_words_and_identifiers_stay_together():
     text += TOKENIZER.decode([token])
   spans.append(text)
   # A space in front belongs to its word where they share a token, and never goes on with another.
-  assert spans == ["def", " ", "_unwritten", "(", "batch_size", "):", " return", " 12", ".", "5"]
+  assert spans == [
+    "def",
+    " ",
+    "_unwritten",
+    "(",
+    "batch_size",
+    "):",
+    " return",
+    " ",
+    "12",
+    ".",
+    "5",
+  ]
   assert len(ids) > len(spans)
 
 
