@@ -21,6 +21,7 @@ from grain.sources import ArrayRecordDataSource
 
 from kdjax.data.base import DataSet, RecordSource
 from kdjax.errors import KdjaxError
+from kdjax.parsing import parse_json
 
 DTYPES = {"uint8": np.dtype("u1"), "float32": np.dtype("<f4")}
 
@@ -139,7 +140,7 @@ def _decode(record: bytes) -> tuple[np.ndarray, int]:
     raise KdjaxError(f"{other}: it has {len(record)} bytes")
   body = 4 + struct.unpack_from("<I", record)[0]
   try:
-    fields = json.loads(record[4:body])
+    fields = parse_json(record[4:body])
   except ValueError:  # also what is not UTF-8
     raise KdjaxError(f"{other}: its header is no JSON") from None
   if not _well_formed(fields):

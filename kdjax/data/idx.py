@@ -14,6 +14,7 @@ from kdjax.errors import KdjaxError
 
 FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
 UNSIGNED_BYTE = 0x08
+_BLOCK = 1 << 20  # bytes
 HELP = "config.data.path must name a folder with the four IDX files, .gz or not"
 
 
@@ -103,11 +104,14 @@ def read_idx(path: Path, *, ndim: int) -> np.ndarray:
       shape = tuple(int(n) for n in np.frombuffer(header, ">u4"))
       size = math.prod(shape)
       # Not read(size): the size is a claim, and memory would be taken for it before it is checked.
-      data = file.read()
+      # Nor read(): a small compressed file may hold gigabytes.
+      data = bytearray()
+      while len(data) <= size and (block := file.read(_BLOCK)):
+        data += block
   except (OSError, EOFError, zlib.error) as error:
     raise KdjaxError(f"{path} cannot be read ({error}); {again}") from None
   if len(data) != size:
-    found = f"{'only ' if len(data) < size else ''}{len(data)}"
+    found = f"only {len(data)}" if len(data) < size else "more"
     raise KdjaxError(f"{path} announces {shape}, that is {size} bytes, but holds {found}; {again}")
   return np.frombuffer(data, np.uint8).reshape(shape)
 

@@ -172,6 +172,9 @@ def _from_gguf(path: Path) -> PreTrainedTokenizerFast:
 def _metadata(path: Path) -> dict[str, Any]:
   from gguf import GGUFReader
 
+  from kdjax.models.convert.gguf_header import check_header
+
+  check_header(path)
   try:
     fields = GGUFReader(path).fields
     return {

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kdjax.errors import KdjaxError
+from kdjax.parsing import parse_json
 
 OPTION_SEED = 42  # BIG-bench's permutation of the options that a prompt lists
 
@@ -46,7 +47,7 @@ def read_task(path: str | Path) -> Task:
   """
   path = Path(path)
   try:
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = parse_json(path.read_text(encoding="utf-8"))
   except OSError as error:
     raise KdjaxError(f"{path}: {error.strerror}; give a task file in BIG-bench's format") from None
   except ValueError as error:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kdjax.errors import KdjaxError
+from kdjax.parsing import parse_json
 from kdjax.signals import codec
 
 KINDS = ("sampled", "top_k", "hidden")
@@ -196,7 +197,7 @@ def read_json(path: Path) -> dict[str, Any]:
     KdjaxError: a damaged file, or one of another format.
   """
   try:
-    fields = json.loads(path.read_text())
+    fields = parse_json(path.read_text())
   except (OSError, ValueError) as error:
     raise KdjaxError(f"{path} is damaged ({error}); write the cache again") from None
   if not isinstance(fields, dict) or fields.pop("format", None) != FORMAT:

@@ -147,6 +147,6 @@ class Cache:
         raise ValueError(f"its shape is {index.shape}")
       if zlib.crc32(index) != self.manifest.index_crc32:
         raise ValueError("its checksum is wrong")
-    except (OSError, ValueError) as error:
+    except Exception as error:  # NumPy reads the header by Python's parser, and raises as it does
       raise KdjaxError(f"{path} is damaged ({error}); delete it and {AGAIN}") from None
     return index

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kdjax.errors import KdjaxError
+from kdjax.parsing import parse_json
 from kdjax.paths import locate
 
 Message = Mapping[str, str]
@@ -186,7 +187,7 @@ def _records(files: Sequence[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
         if not text.strip():
           continue
         try:
-          record = json.loads(text)
+          record = parse_json(text)
         except ValueError as error:
           raise KdjaxError(f"{where} is no JSON ({error}); correct or remove the line") from None
         if not isinstance(record, dict):

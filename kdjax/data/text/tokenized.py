@@ -28,6 +28,7 @@ from kdjax.data.text.documents import Document, Documents
 from kdjax.data.tokenizers import fingerprint as fingerprint_of
 from kdjax.data.tokenizers import is_byte_level
 from kdjax.errors import KdjaxError, writing
+from kdjax.parsing import parse_json
 
 if TYPE_CHECKING:
   from transformers import PreTrainedTokenizerFast
@@ -157,7 +158,7 @@ def _cache_root(cache: str | Path) -> Path:
 def _open(folder: Path, recipe: Mapping[str, Any]) -> Tokenized | None:
   """What lies there, if it is whole and of this recipe."""
   try:
-    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest = parse_json((folder / MANIFEST).read_text())
     tokens, documents = manifest["tokens"], manifest["documents"]
     sizes = {
       "tokens.bin": tokens * TOKEN.itemsize,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from kdjax.models.convert import safetensor
 from kdjax.models.convert.checkpoint import Checkpoint, Stored
 from kdjax.models.convert.gguf import open_gguf
 from kdjax.models.convert.names import canonical
+from kdjax.parsing import parse_json
 from kdjax.paths import locate
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -99,7 +99,7 @@ def _read_json(path: Path) -> dict[str, Any]:
   if not path.is_file():
     raise KdjaxError(f"{path.parent} has no {path.name}; a checkpoint folder needs it")
   try:
-    value = json.loads(path.read_bytes())
+    value = parse_json(path.read_bytes())
   except ValueError as error:
     raise KdjaxError(f"{path} is not JSON ({error}); copy or download it again") from None
   if not isinstance(value, dict):

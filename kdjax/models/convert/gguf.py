@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 from gguf import GGMLQuantizationType as Type
-from gguf import GGUFEndian, GGUFReader
+from gguf import GGUFReader
 from gguf.quants import dequantize
 
 from kdjax.errors import KdjaxError
 from kdjax.models.convert import safetensor
 from kdjax.models.convert.checkpoint import Checkpoint, Stored
 from kdjax.models.convert.gguf_config import ARCHITECTURES, config_of
+from kdjax.models.convert.gguf_header import check_header
 
 _PLAIN = {
   Type.F32: np.dtype(np.float32),
@@ -124,6 +125,7 @@ def open_gguf(path: Path) -> Checkpoint:
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], dict[str, _Raw]]:
+  check_header(path)
   try:
     reader = GGUFReader(path)
     metadata = {
@@ -136,8 +138,6 @@ def _read_header(path: Path) -> tuple[dict[str, Any], dict[str, _Raw]]:
     }
   except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
     raise KdjaxError(f"{path} is not a whole GGUF file ({error}); download it again") from None
-  if reader.endianess != GGUFEndian.LITTLE:
-    raise KdjaxError(f"{path} is a big-endian GGUF file; convert it to little-endian")
   # Only places are kept: the reader's memory map goes with it.
   raw = {
     tensor.name: _Raw(

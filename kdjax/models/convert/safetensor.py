@@ -16,6 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from kdjax.errors import KdjaxError
+from kdjax.parsing import parse_json
 
 DTYPES: dict[str, np.dtype] = {
   "F64": np.dtype(np.float64),
@@ -60,7 +61,7 @@ def read_header(path: Path) -> dict[str, Place]:
     if 8 + length > size:
       raise _damaged(path, f"it ends after {size} bytes, inside its header of {length} bytes")
     try:
-      header = json.loads(file.read(length))
+      header = parse_json(file.read(length))
       found = {k: _entry(v) for k, v in header.items() if k != "__metadata__"}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
       raise _damaged(path, f"its header cannot be read ({error})") from None
