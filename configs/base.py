@@ -9,6 +9,10 @@ def get_config() -> ConfigDict:
   config.seed = 0
   config.total_steps = 1000
   config.batch_size = 128
+  # A step whose loss or parameters are not finite: "stop" tells so and ends the job; "skip" leaves
+  # the state as it was, which takes the memory of another state; "roll_back" goes back to the last
+  # checkpoint and past the batches since.
+  config.on_nonfinite = "stop"
   # Sizes of the mesh axes; -1 fills with the devices that are left.
   config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
   config.data = {

@@ -155,7 +155,8 @@ def _decode(record: bytes) -> tuple[np.ndarray, int]:
 def _well_formed(fields: Any) -> bool:
   return (
     isinstance(fields, dict)
-    and fields.get("dtype") in DTYPES
+    and isinstance(fields.get("dtype"), str)
+    and fields["dtype"] in DTYPES
     and isinstance(fields.get("label"), int)
     and isinstance(fields.get("shape"), list)
     and len(fields["shape"]) == 3

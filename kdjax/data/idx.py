@@ -113,7 +113,10 @@ def read_idx(path: Path, *, ndim: int) -> np.ndarray:
   if len(data) != size:
     found = f"only {len(data)}" if len(data) < size else "more"
     raise KdjaxError(f"{path} announces {shape}, that is {size} bytes, but holds {found}; {again}")
-  return np.frombuffer(data, np.uint8).reshape(shape)
+  try:
+    return np.frombuffer(data, np.uint8).reshape(shape)
+  except ValueError as error:  # no bytes of an enormous shape
+    raise KdjaxError(f"{path} announces {shape} ({error}); {again}") from None
 
 
 def _find(folder: Path, name: str) -> Path:

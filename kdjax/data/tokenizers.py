@@ -163,7 +163,7 @@ def _from_gguf(path: Path) -> PreTrainedTokenizerFast:
     )
   try:
     return _build(metadata, pre)
-  except (KeyError, IndexError, TypeError, ValueError) as error:
+  except Exception as error:  # as in `_from_folder`
     raise KdjaxError(
       f"{path} has no whole tokenizer ({type(error).__name__}: {error}); download it again"
     ) from None

@@ -119,9 +119,33 @@ def read_manifest(folder: Path) -> Manifest:
   fields.pop("bytes_per_position", None)
   try:
     spec = Spec(**{field.name: fields.pop(field.name) for field in dataclasses.fields(Spec)})
-    return Manifest(spec=spec, **(fields | {"shards": tuple(fields["shards"])}))
-  except (KeyError, TypeError) as error:
+    return _sound(Manifest(spec=spec, **(fields | {"shards": tuple(fields["shards"])})))
+  except (KeyError, TypeError, ValueError) as error:
     raise KdjaxError(f"{path} is damaged ({error}); write the cache again") from None
+
+
+def _sound(manifest: Manifest) -> Manifest:
+  """The manifest; ValueError where a field is of another kind than what was written."""
+  kinds = {"str": str, "int": int, "str | None": str | None, "int | None": int | None}
+  for part in (manifest.spec, manifest):
+    for field in dataclasses.fields(part):
+      value = getattr(part, field.name)
+      if field.type in kinds and not isinstance(value, kinds[field.type]):
+        raise ValueError(f"{field.name} is {value!r}")
+  if manifest.spec.kind not in KINDS or manifest.spec.rows_per_shard < 1:
+    raise ValueError(
+      f"kind is {manifest.spec.kind!r}, rows_per_shard {manifest.spec.rows_per_shard}"
+    )
+  for shard in manifest.shards:
+    wanted = {"name": str, "examples": int, "bytes": int, "sha256": str}
+    if not isinstance(shard, dict):
+      raise ValueError(f"a shard is {shard!r}")
+    if wrong := [name for name, kind in wanted.items() if not isinstance(shard.get(name), kind)]:
+      raise ValueError(f"{wrong[0]} of a shard is {shard.get(wrong[0])!r}")
+    # A manifest names files beside itself and no others.
+    if Path(shard["name"]).name != shard["name"]:
+      raise ValueError(f"a shard is named {shard['name']!r}")
+  return manifest
 
 
 def claim(folder: Path, spec: Spec, *, write: bool) -> None:

@@ -21,6 +21,7 @@ from kdjax.objectives.combinators import combine
 from kdjax.programs.answers import with_answers
 from kdjax.programs.base import Program
 from kdjax.programs.evaluators import Evaluator, classifier, language
+from kdjax.programs.guard import skip_nonfinite
 from kdjax.resolve import check_type, hint, resolve
 from kdjax.teachers import Teacher
 from kdjax.train import optimizers
@@ -28,6 +29,7 @@ from kdjax.train import optimizers
 Spec = Mapping[str, Any]
 
 # What `config.optimizer` holds beside the optimiser's own arguments.
+ON_NONFINITE = ("stop", "skip", "roll_back")
 OPTIMIZER = {
   "learning_rate": float,
   "schedule": str,
@@ -215,6 +217,13 @@ def build_program(
     own["eos_ids"] = end_ids(data.tokenizer)
   objective = build_objective(config["objective"], data=data)
   program = make(student, objective, tx, teacher=teacher, evaluator=evaluator_of(data), **own)
+  if config["on_nonfinite"] not in ON_NONFINITE:
+    raise KdjaxError(
+      f"config.on_nonfinite = {config['on_nonfinite']!r} does not exist; what does:"
+      f" {', '.join(ON_NONFINITE)}"
+    )
+  if config["on_nonfinite"] == "skip":
+    program = skip_nonfinite(program)
   return program, student
 
 

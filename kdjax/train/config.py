@@ -18,6 +18,7 @@ FIELDS: Mapping[str, Any] = {
   "seed": int,
   "total_steps": int,
   "batch_size": int,
+  "on_nonfinite": str,
   "mesh": {"data": int, "fsdp": int, "tensor": int},
   "data": dict,
   "domain_weights": dict,
@@ -77,6 +78,7 @@ AT_LEAST = {
 # These may change between a run and its resumption.
 NOT_IDENTITY = (
   "mesh",
+  "on_nonfinite",
   "checkpoint",
   "eval",
   "compare",

@@ -192,6 +192,7 @@ def run(
   start: Callable[[], Start | None] = lambda: None,
   name: str = "train",
   stop: Callable[[], bool] = lambda: False,
+  skip: int = 0,
 ) -> RunResult:
   """Trains to `schedule.total_steps`, from the newest checkpoint if there is one.
 
@@ -209,12 +210,14 @@ def run(
     start: gives what a new run starts from, on the mesh; None for random.
     name: shown on the progress bar.
     stop: asked after every step; True saves and raises Interrupted.
+    skip: batches to leave out before the first step.
 
   Returns:
     The final state and its evaluation.
 
   Raises:
-    KdjaxError: non-finite loss, a failed save, a checkpoint that does not fit.
+    NonFinite: a loss that is not finite.
+    KdjaxError: a failed save, a checkpoint that does not fit.
     Interrupted: when asked to stop, with a checkpoint of the last finished step on disk.
   """
   started = time.monotonic()
@@ -239,6 +242,8 @@ def run(
     data.stream.set_state(restored.meta["data"])
     LOG.info("%s: resumed at step %d of %d", name, step, schedule.total_steps)
 
+  for _ in range(skip):
+    next(data.stream)
   log = metric_lib.MetricLog(workdir, resume_step=step, write=jax.process_index() == 0)
   first_step = step
   latest: dict[str, Any] = {}
@@ -329,7 +334,9 @@ class _Window:
       rate *= self._tokens / self._rows
       speed, shown = speed | {"tokens_per_second": rate}, {"tok/s": f"{rate:,.0f}"}
     self._log.write(step, "train", values | speed)
-    self._bar.set_postfix({"loss": f"{values['loss']:.4f}"} | shown, refresh=False)
+    # A row of skipped steps has no loss.
+    loss = {"loss": f"{values['loss']:.4f}"} if "loss" in values else {}
+    self._bar.set_postfix(loss | shown, refresh=False)
 
 
 def _scalars(values: Mapping[str, Any]) -> dict[str, float]:

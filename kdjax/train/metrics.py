@@ -33,15 +33,24 @@ def divide(total: Pairs) -> dict[str, float]:
   return {name: float(num / den) for name, (num, den) in total.items() if np.ndim(num) == 0 and den}
 
 
+class NonFinite(KdjaxError):
+  """A step gave values that are not finite."""
+
+  def __init__(self, step: int, terms: str):
+    self.step = step
+    super().__init__(
+      f"non-finite values at step {step} in {terms}; earlier checkpoints are kept. Lower"
+      " config.optimizer.learning_rate or set config.optimizer.clip_norm; or set"
+      " config.on_nonfinite to 'skip' or 'roll_back'"
+    )
+
+
 def check_finite(step: int, pairs: Pairs) -> None:
-  """Raises KdjaxError naming the step and the terms that are not finite."""
+  """Raises NonFinite naming the step and the terms that are not finite."""
   bad = [name for name, (num, _) in pairs.items() if not np.all(np.isfinite(num))]
   if bad:
     terms = [name for name in bad if name.startswith("loss/")] or bad
-    raise KdjaxError(
-      f"non-finite values at step {step} in {', '.join(terms)}; earlier checkpoints are kept."
-      " Lower config.optimizer.learning_rate or set config.optimizer.clip_norm"
-    )
+    raise NonFinite(step, ", ".join(terms))
 
 
 class MetricLog:

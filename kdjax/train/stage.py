@@ -24,6 +24,7 @@ from kdjax.train.config import Config, differences, identity
 from kdjax.train.domains import follow_domains
 from kdjax.train.loop import Interrupted, RunResult, Schedule, run
 from kdjax.train.mesh import STUDENT_RULES, make_mesh, shardings, teacher_rules
+from kdjax.train.rollback import rolling_back
 from kdjax.train.streams import Splits, load_data, open_data
 
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "kdjax")
@@ -110,8 +111,11 @@ def train(
 
   read = open_data(config, data, mesh, program.streams, seeds=seeds, prepare_on=program.prepare_on)
   read = follow_domains(config, data, program, read, mesh, seeds=seeds)
-  try:
-    result = run(
+  beginning = read.stream.get_state()
+
+  def attempt(skip: int) -> RunResult:
+    read.stream.set_state(beginning)
+    return run(
       program,
       read,
       mesh,
@@ -130,7 +134,12 @@ def train(
       start=start,
       name=name,
       stop=stop,
+      skip=skip,
     )
+
+  try:
+    back = config["on_nonfinite"] == "roll_back"
+    result = rolling_back(attempt, checkpoints) if back else attempt(0)
   except Exception:
     # The save under way may be the newest that is good; if it fails, too, the first error is told.
     with contextlib.suppress(Exception):

@@ -32,6 +32,10 @@ from kdjax.models.convert.images import (
 from kdjax.models.convert.seq2seq import read_mu, read_t5, write_mu, write_t5
 from kdjax.models.transformer.spec import Spec
 
+_DEPTHS = ("num_hidden_layers", "num_layers", "num_decoder_layers", "n_layer", "n_layers")
+_DEEPEST = 10_000
+_SIZES = ("vocab", "width", "depth", "heads", "kv_heads", "head_dim", "mlp_width")
+
 
 class Family(NamedTuple):
   """How a family's config.json and a spec translate.
@@ -64,14 +68,35 @@ def spec_of(config: Config, names: Names) -> Any:
       f"config.json: a {kind!r} model has a text_config, a language model among other parts; save"
       " that model alone (in PyTorch, model.language_model.save_pretrained) and give its folder"
     )
-  if kind not in FAMILIES:
+  if not isinstance(kind, str) or kind not in FAMILIES:
     raise KdjaxError(
       f"config.json: model_type = {kind!r} is not supported; what is: {', '.join(FAMILIES)}"
     )
+  for field in _DEPTHS:  # some readers make a list as long
+    depth = config.get(field, 1)
+    if type(depth) is not int or not 1 <= depth <= _DEEPEST:
+      raise KdjaxError(f"config.json: {field} = {depth!r} must be from 1 to {_DEEPEST}")
   try:
-    return FAMILIES[kind].read(config, names)
+    return _sound(FAMILIES[kind].read(config, names))
   except KeyError as error:
     raise KdjaxError(f"config.json of a {kind!r} model lacks the field {error}") from None
+  except KdjaxError:
+    raise
+  except (ArithmeticError, AttributeError, IndexError, TypeError, ValueError) as error:
+    raise KdjaxError(
+      f"config.json of a {kind!r} model has a field of the wrong kind ({error}); copy it again"
+    ) from None
+
+
+def _sound(spec: Any) -> Any:
+  """The spec; ValueError where a size is no positive integer, or a number below 0."""
+  for part in (spec, *(v for v in vars(spec).values() if dataclasses.is_dataclass(v))):
+    for field in dataclasses.fields(part):
+      value = getattr(part, field.name)
+      least = int(field.name in _SIZES)
+      if field.type == "int" and (type(value) is not int or value < least):
+        raise ValueError(f"{field.name} is {value!r}")
+  return spec
 
 
 def config_of(spec: Any) -> dict[str, Any]:
