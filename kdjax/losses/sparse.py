@@ -12,7 +12,7 @@ from kdjax.losses.signals import Sampled, TopK
 
 __all__ = ["sparse_cross_entropy", "sparse_forward_kl"]
 
-TAILS = ("bucket", "renormalise", "renormalise_teacher", "drop")
+TAILS = ("bucket", "spread", "renormalise", "renormalise_teacher", "drop")
 
 # One minus a float32 sum cannot be told from rounding below this.
 _ROUNDING = 1e-6
@@ -32,6 +32,9 @@ def sparse_forward_kl(
 
   - "bucket": the rest is one more class, on both sides. A divergence, at most the full KL and equal
     to it from K = V - 1 on. The choice when in doubt.
+  - "spread": the teacher's rest is shared evenly by the other V - K classes, as if all were equally
+    likely. A divergence; the student learns to flatten its own tail. Equal to the full KL where the
+    teacher's tail is flat.
   - "renormalise": both sides are divided by their mass on the K classes. The student's mass outside
     is then free; with K = 1 the loss is always 0.
   - "renormalise_teacher": only the teacher is. The student learns to leave nothing outside, and
@@ -43,7 +46,7 @@ def sparse_forward_kl(
     signal: the teacher's `TopK` [..., K] for the same positions; no gradient flows here. `Sampled`
       is refused, as the teacher's entropy cannot be told from it: `sparse_cross_entropy` has the
       gradient of this loss.
-    tail: one of the four above, without a default: they are different losses. Static.
+    tail: one of the five above, without a default: they are different losses. Static.
     temperature: a Python number, the one recorded in the signal; divides the student's logits.
     where: bool, broadcastable to [...]; False positions return 0.
 
@@ -63,7 +66,9 @@ def sparse_forward_kl(
   Reference:
     What a cut-off tail does to the student: Anshumann et al., "Sparse Logit Sampling: Accelerating
     Knowledge Distillation in LLMs", ACL 2025, https://arxiv.org/abs/2503.16870.
-    In use: "bucket" and "renormalise" in TRL, "bucket" and "renormalise_teacher" in DistillKit.
+    In use: "bucket" and "renormalise" in TRL, "bucket" and "renormalise_teacher" in DistillKit,
+    "spread" in TinyViT (Wu et al., ECCV 2022, https://arxiv.org/abs/2207.10666; microsoft/Cream),
+    where rounding may leave the rest below 0, which is 0 here.
   """
   if isinstance(signal, Sampled):
     raise KdjaxError(
@@ -168,6 +173,8 @@ def _supported(loss: str, student_logits, signal, tail, temperature, where):
     outside = _outside(log_q_full, ids, used)
     log_p = jnp.concatenate([log_p, _teacher_tail(log_p, signal.vocab)], axis=-1)
     log_q = jnp.concatenate([log_q, outside], axis=-1)
+  elif tail == "spread":
+    log_p, log_q = _spread(log_p, ids, used, signal.vocab), log_q_full
   elif tail == "renormalise":
     log_p, log_q = jax.nn.log_softmax(log_p), jax.nn.log_softmax(log_q)
   elif tail == "renormalise_teacher":
@@ -182,6 +189,16 @@ def _teacher_tail(log_p: Array, vocab: int) -> Array:
   log_sum = jax.nn.logsumexp(log_p, axis=-1, keepdims=True)
   real = log_sum < -_ROUNDING
   return jnp.where(real, jnp.log(-jnp.expm1(jnp.where(real, log_sum, -1.0))), -jnp.inf)
+
+
+def _spread(log_p: Array, ids: Array, used: Array, vocab: int) -> Array:
+  """The teacher's log-probabilities over all classes, its tail shared evenly, [..., V]."""
+  others = jnp.maximum(vocab - used.sum(axis=-1, keepdims=True), 1)
+  each = _teacher_tail(log_p, vocab) - jnp.log(others.astype(jnp.float32))
+  dense = jnp.broadcast_to(each, (*each.shape[:-1], vocab))
+  # A slot that is not used points past the end, where writing does nothing.
+  ids = jnp.where(used, ids, vocab)
+  return jnp.put_along_axis(dense, ids, log_p, axis=-1, inplace=False, mode="drop")
 
 
 def _outside(log_q: Array, ids: Array, used: Array) -> Array:

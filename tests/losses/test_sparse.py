@@ -13,7 +13,7 @@ from kdjax.losses import sparse_cross_entropy, sparse_forward_kl, top_k_signal
 
 from .checks import P, Q, jit, kl64, log32, log_softmax64, matches, random_logits, reference
 
-TAILS = ("bucket", "renormalise", "renormalise_teacher", "drop")
+TAILS = ("bucket", "spread", "renormalise", "renormalise_teacher", "drop")
 
 
 def test_golden_values():
@@ -22,12 +22,15 @@ def test_golden_values():
     (1, "bucket"): kl64([0.7, 0.3], [0.1, 0.9]),
     (1, "renormalise"): 0.0,
     (2, "bucket"): kl64(P, Q),
+    (1, "spread"): kl64([0.7, 0.15, 0.15], Q),
     (2, "renormalise"): kl64([7 / 9, 2 / 9], [1 / 4, 3 / 4]),
     (2, "renormalise_teacher"): kl64([7 / 9, 2 / 9], [0.1, 0.3]),
     (2, "drop"): 0.7 * np.log(7) + 0.2 * np.log(2 / 3),
   }
   np.testing.assert_allclose(
-    list(wanted.values()), [1.032553, 0, 1.101868, 0.612452, 1.528743, 1.281044], atol=1e-6
+    list(wanted.values()),
+    [1.032553, 0, 1.101868, 1.050221, 0.612452, 1.528743, 1.281044],
+    atol=1e-6,
   )
   for (k, tail), value in wanted.items():
     signal = top_k_signal(log32(P), k=k)
@@ -41,6 +44,10 @@ def _twin(student, teacher, k, tail, temperature):
   p, q = (np.exp(np.take_along_axis(x, ids, -1)) for x in (log_p, log_q))
   if tail == "bucket":
     p, q = (np.concatenate([x, 1 - x.sum(-1, keepdims=True)], -1) for x in (p, q))
+  if tail == "spread":
+    full = np.repeat((1 - p.sum(-1, keepdims=True)) / (log_p.shape[-1] - k), log_p.shape[-1], -1)
+    np.put_along_axis(full, ids, p, -1)
+    p, q = full, np.exp(log_q)
   if tail in ("renormalise", "renormalise_teacher"):
     p = p / p.sum(-1, keepdims=True)
   if tail == "renormalise":
@@ -86,7 +93,7 @@ def test_bucket_is_the_full_divergence_from_all_but_one_class_on(k):
 
 @jit
 def _slopes(student, signal):
-  """Values and gradients of the four forms, in the order of TAILS."""
+  """Values and gradients of the forms, in the order of TAILS."""
   return [
     part
     for tail in TAILS
@@ -106,9 +113,26 @@ def test_gradients_outside_the_support():
   np.testing.assert_allclose(slope["renormalise"][2:], 0.0, atol=1e-6)  # free
   np.testing.assert_allclose(slope["renormalise_teacher"][2:], q[2:], atol=1e-6)  # pushed to 0
   np.testing.assert_allclose(slope["drop"][2:], mass_p * q[2:], atol=1e-6)
+  np.testing.assert_allclose(slope["spread"][2:], q[2:] - (1 - mass_p) / 4, atol=1e-6)
   # One bucket: pulled to the teacher's mass, in the student's own proportions.
   bucket = q[2:] * (1 - (1 - mass_p) / (1 - mass_q))
   np.testing.assert_allclose(slope["bucket"][2:], bucket, atol=1e-6)
+
+
+def test_spread_is_the_dense_loss_where_nothing_or_a_flat_tail_is_left():
+  student = jnp.asarray(random_logits(9, (2, 6))[0])
+  teacher = jnp.array([[3.0, 1.0, -1.0, -1.0, -1.0, -1.0], [2.0, 5.0, 0.5, 0.5, 0.5, 0.5]])
+  for k in (2, 5, 6):
+    got = sparse_cross_entropy(student, top_k_signal(teacher, k=k), tail="spread")
+    np.testing.assert_allclose(got, losses.soft_cross_entropy(student, teacher), rtol=1e-5)
+  # Rounding may bring the stored mass above 1; the rest is then nothing, not less than that.
+  over = losses.TopK(jnp.array([0, 1]), jnp.log(jnp.array([0.7, 0.301])), vocab=6, temperature=1.0)
+  value, slope = jax.value_and_grad(lambda s: sparse_cross_entropy(s, over, tail="spread"))(
+    student[0]
+  )
+  q = jax.nn.softmax(student[0])
+  np.testing.assert_allclose(value, -0.7 * jnp.log(q[0]) - 0.301 * jnp.log(q[1]), rtol=1e-5)
+  assert np.isfinite(slope).all() and (slope[2:] > 0).all()
 
 
 def test_a_student_sure_of_the_support_still_learns_the_tail():
@@ -196,6 +220,16 @@ def test_trl():
   wanted = {f"top{k}_tail": mean(k, "bucket") for k in (1, 3, 11)}
   wanted |= {f"top{k}_renormalised": mean(k, "renormalise") for k in (1, 3, 11)}
   matches(stored, wanted, stored["student"])
+
+
+def test_tinyvit():
+  stored = reference("tinyvit/loss")
+
+  def mean(k):
+    signal = top_k_signal(jnp.asarray(stored["teacher"]), k=k)
+    return lambda s: jnp.mean(sparse_cross_entropy(s, signal, tail="spread"))
+
+  matches(stored, {f"top{k}": mean(k) for k in (1, 3, 11)}, stored["student"])
 
 
 def test_nothing_is_silent():
