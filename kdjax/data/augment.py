@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from kdjax.data.base import Example, stack
+from kdjax.data.rand_augment import LEVELS, RandAugment
 from kdjax.errors import KdjaxError
 from kdjax.resolve import resolve
 
-__all__ = ["cutout", "flip", "mixup", "shift", "two_views"]
+__all__ = ["cutout", "flip", "mixup", "rand_augment", "shift", "two_views"]
 
 Augment = Callable[[Example, np.random.Generator], Example]
 
@@ -45,6 +46,32 @@ def cutout(*, size: int = 8) -> Augment:
   """
   _at_least_one("cutout", "size", size)
   return _Cutout(size)
+
+
+def rand_augment(
+  *, layers: int = 2, magnitude: float = 9.0, spread: float = 0.5, probability: float = 0.5
+) -> Augment:
+  """Some of fifteen changes of geometry and colour, one after the other, of images in [0, 1].
+
+  Args:
+    layers: how many are drawn, with replacement.
+    magnitude: their strength in [0, 10].
+    spread: standard deviation of the strength, which is drawn for each.
+    probability: that one drawn is done.
+
+  Reference:
+    Cubuk et al., "RandAugment: Practical automated data augmentation with a reduced search space",
+    CVPR Workshops 2020, https://arxiv.org/abs/1909.13719. The defaults are those of TinyViT,
+    "rand-m9-mstd0.5-inc1" of timm.
+  """
+  _at_least_one("rand_augment", "layers", layers)
+  if not 0 <= magnitude <= LEVELS:
+    raise KdjaxError(f"rand_augment: magnitude is {magnitude}; it must lie in [0, {LEVELS:g}]")
+  if not spread >= 0:
+    raise KdjaxError(f"rand_augment: spread is {spread}; it must be at least 0")
+  if not 0 <= probability <= 1:
+    raise KdjaxError(f"rand_augment: probability is {probability}; it must lie in [0, 1]")
+  return RandAugment(layers, magnitude, spread, probability)
 
 
 def mixup(*, alpha: float = 1.0) -> Augment:
