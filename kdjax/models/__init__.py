@@ -13,6 +13,7 @@ from kdjax.models.residual_network import resnet
 from kdjax.models.seq2seq import seq2seq
 from kdjax.models.swin import swin
 from kdjax.models.text_classifier import text_classifier
+from kdjax.models.tinyvit import tinyvit
 from kdjax.models.vision_transformer import vit
 
 __all__ = [
@@ -27,5 +28,6 @@ __all__ = [
   "seq2seq",
   "swin",
   "text_classifier",
+  "tinyvit",
   "vit",
 ]
