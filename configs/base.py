@@ -44,7 +44,10 @@ def get_config() -> ConfigDict:
     "dtype": "float32",  # in which its weights are kept
     "rules": ConfigDict(),  # where its weights lie, as {"embed": "tensor"}; see kdjax/train/mesh.py
     "decay": 0.999,  # of kind "ema"
-    "cache": "",  # of kind "cached": the folder that launch.cache_teacher wrote
+    # Of kind "cached": the folder that launch.cache_teacher wrote; "" makes WORKDIR/signals first,
+    # as `store` says, which has the flags of launch.cache_teacher.
+    "cache": "",
+    "store": ConfigDict(),
     # Of kind "emulated": what small models learnt is added to the logits of the model above. The
     # fields are reference, tuned, weights, nucleus, target; see kdjax/train/emulation.py.
     "emulate": ConfigDict(),

@@ -14,7 +14,7 @@ from kdjax.teachers import Teacher
 from kdjax.train import report
 from kdjax.train.checkpoint import writable
 from kdjax.train.config import Config, check_config
-from kdjax.train.job import dry_run, prepare_teacher, teacher_of, variant_of
+from kdjax.train.job import dry_run, prepare_teacher, stored_first, teacher_of, variant_of
 from kdjax.train.selection import select
 from kdjax.train.stage import Stop, train
 from kdjax.train.stages import stages_of, train_stages
@@ -48,8 +48,10 @@ def run_compare(
     raise KdjaxError(f"--seeds = {seeds} must be at least 1")
   if not config["baseline"]:
     raise KdjaxError("config.baseline is empty; give the overrides that make the baseline")
+  config, stored, _ = stored_first(config, workdir, stop=stop)
   dry_run(config, VARIANTS)
   teacher, results, _ = prepare_teacher(config, workdir, stop=stop)
+  results = stored | results
   teachers = {
     variant: teacher_of(config, variant, teacher, workdir, stop=stop) for variant in VARIANTS
   }

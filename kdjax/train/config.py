@@ -39,6 +39,7 @@ FIELDS: Mapping[str, Any] = {
     "rules": dict,
     "decay": float,
     "cache": str,
+    "store": dict,
     "emulate": dict,
     "train": dict,
   },

@@ -39,6 +39,7 @@ from kdjax.train.samples import write_samples
 from kdjax.train.selection import checked, reference_config
 from kdjax.train.stage import Stop, train, trained, versions
 from kdjax.train.stages import check_handover, stages_of, train_stages
+from kdjax.train.stored_teacher import is_stored, live_config, store_options, store_teacher
 from kdjax.train.streams import load_data, open_data
 from kdjax.train.vocabulary import check_vocabularies
 
@@ -69,8 +70,10 @@ def run_job(config: Config, workdir: Path, *, stop: Stop = lambda: False) -> dic
   runs = [("method", workdir)]
   if config["compare"]["train_baseline"]:
     runs.insert(0, ("baseline", workdir / names["baseline"]))
+  config, stored, stored_folders = stored_first(config, workdir, stop=stop)
   dry_run(config, [variant for variant, _ in runs])
   teacher, results, folders = prepare_teacher(config, workdir, stop=stop)
+  results, folders = stored | results, stored_folders | folders
   prepared = tuple(results)
   told_by = "emulated" if "emulated" in results else "teacher"
 
@@ -239,6 +242,25 @@ def prepare_teacher(
     return None, results, folders
   data = load_data(config["data"]).whole
   return build_teacher(config, data, trained=list(folders.values())), results, folders
+
+
+def stored_first(
+  config: Config, workdir: Path, *, stop: Stop
+) -> tuple[Config, dict[str, dict], dict[str, Path]]:
+  """(config, result rows, run folders) once a teacher of stored signals is trained and asked.
+
+  What needs its signals is traced afterwards, before any student is trained. Any other config is
+  handed back as it is.
+  """
+  if not is_stored(config):
+    return config, {}, {}
+  live, data = live_config(config), load_data(config["data"]).whole
+  store_options(config)
+  build_objective(config["objective"], data=data)
+  build_model(config["student"], data, "config.student")
+  dry_run(live, ())
+  _, results, folders = prepare_teacher(live, workdir, stop=stop)
+  return store_teacher(config, workdir, stop=stop), results, folders
 
 
 def teacher_of(
