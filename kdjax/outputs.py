@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from kdjax.errors import KdjaxError
 
@@ -83,6 +83,10 @@ class Outputs:
     features: stage name to feature map [B, height, width, channel].
     preactivations: the same maps before the stage's last activation.
     embedding: [B, D], pooled, before the head.
+    decoder_states: after each block of a masked autoencoder's decoder, [L, B, 1 + T, D], the class
+      token first, then all places in order.
+    reconstruction: [B, T, P], the pixels of each patch as that decoder has them.
+    masked: bool [B, T], which patches the encoder did not see.
     segment: `segment(hidden, start, stop)` runs layers start..stop-1 of this model on given hidden
       states. The weights are frozen; gradients pass through to `hidden`.
     signal: a teacher's stored signal (see `kdjax.losses.signals`) in place of live logits.
@@ -100,6 +104,9 @@ class Outputs:
   features: Mapping[str, Float[Array, "batch height width channel"]] | None = None
   preactivations: Mapping[str, Float[Array, "batch height width channel"]] | None = None
   embedding: Float[Array, "batch width"] | None = None
+  decoder_states: Float[Array, "layer batch time width"] | None = None
+  reconstruction: Float[Array, "batch time pixel"] | None = None
+  masked: Bool[Array, "batch time"] | None = None
   segment: jax.tree_util.Partial | None = None
   signal: object | None = None
 

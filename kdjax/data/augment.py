@@ -19,7 +19,7 @@ from kdjax.data.rand_augment import LEVELS, RandAugment
 from kdjax.errors import KdjaxError
 from kdjax.resolve import resolve
 
-__all__ = ["cutout", "flip", "mixup", "rand_augment", "shift", "two_views"]
+__all__ = ["cutout", "flip", "mask_seed", "mixup", "rand_augment", "shift", "two_views"]
 
 Augment = Callable[[Example, np.random.Generator], Example]
 
@@ -72,6 +72,11 @@ def rand_augment(
   if not 0 <= probability <= 1:
     raise KdjaxError(f"rand_augment: probability is {probability}; it must lie in [0, 1]")
   return RandAugment(layers, magnitude, spread, probability)
+
+
+def mask_seed() -> Augment:
+  """Gives each image a `mask_seed`, from which a masked autoencoder draws the patches it hides."""
+  return _MaskSeed()
 
 
 def mixup(*, alpha: float = 1.0) -> Augment:
@@ -190,6 +195,12 @@ class _Cutout:
     top, left = (_below(rng, side) - self.size // 2 for side in image.shape[:2])
     image[max(top, 0) : max(top + self.size, 0), max(left, 0) : max(left + self.size, 0)] = 0
     return example | {"image": image}
+
+
+@dataclasses.dataclass(frozen=True)
+class _MaskSeed:
+  def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+    return example | {"mask_seed": np.int32(_below(rng, 2**31))}
 
 
 @dataclasses.dataclass(frozen=True)

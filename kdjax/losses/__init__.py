@@ -26,6 +26,7 @@ from kdjax.losses.rewards import *
 from kdjax.losses.selectivity import *
 from kdjax.losses.several import *
 from kdjax.losses.signals import *
+from kdjax.losses.smooth import *
 from kdjax.losses.spans import *
 from kdjax.losses.sparse import *
 from kdjax.losses.spatial import *
@@ -57,6 +58,7 @@ __all__ = [
     selectivity,
     several,
     signals,
+    smooth,
     spans,
     sparse,
     spatial,

@@ -5,6 +5,7 @@ from kdjax.models.base import ModelVars as ModelVars
 from kdjax.models.base import functional as functional
 from kdjax.models.convnext import convnext
 from kdjax.models.imagenet_resnet import imagenet_resnet
+from kdjax.models.masked_autoencoder import masked_autoencoder
 from kdjax.models.mlp_mixer import mlp_mixer
 from kdjax.models.multilayer_perceptron import mlp
 from kdjax.models.pretrained import decoder, pretrained
@@ -20,6 +21,7 @@ __all__ = [
   "convnext",
   "decoder",
   "imagenet_resnet",
+  "masked_autoencoder",
   "mlp",
   "mlp_mixer",
   "pretrained",

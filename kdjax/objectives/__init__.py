@@ -17,6 +17,7 @@ from kdjax.objectives.echoatt import echoatt
 from kdjax.objectives.features import feature_kd
 from kdjax.objectives.first import first
 from kdjax.objectives.fitnet import fitnet
+from kdjax.objectives.g2sd import g2sd, masked_reconstruction
 from kdjax.objectives.gold import gold
 from kdjax.objectives.latent import latent
 from kdjax.objectives.logits import cross_entropy, hinton_kd, logit_kd
@@ -48,10 +49,12 @@ __all__ = [
   "feature_kd",
   "first",
   "fitnet",
+  "g2sd",
   "gold",
   "hinton_kd",
   "latent",
   "logit_kd",
+  "masked_reconstruction",
   "match_distribution",
   "minillm",
   "minilm",
