@@ -51,7 +51,8 @@ def g2sd(*, teacher_block: int = 4, masked_only: bool = False, beta: float = 2.0
     told = teacher.require("decoder_states", "the teacher")
     if teacher_block > told.shape[0]:
       raise KdjaxError(
-        f"g2sd: teacher_block = {teacher_block}, but the teacher's decoder has {told.shape[0]} blocks"
+        f"g2sd: teacher_block = {teacher_block}, but the teacher's decoder has {told.shape[0]}"
+        " blocks"
       )
     if own.shape[1:3] != told.shape[1:3]:
       raise KdjaxError(
