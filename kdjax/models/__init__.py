@@ -7,6 +7,7 @@ from kdjax.models.convnext import convnext
 from kdjax.models.imagenet_resnet import imagenet_resnet
 from kdjax.models.masked_autoencoder import masked_autoencoder
 from kdjax.models.mlp_mixer import mlp_mixer
+from kdjax.models.mobilenet import mobilenet
 from kdjax.models.multilayer_perceptron import mlp
 from kdjax.models.pretrained import decoder, pretrained
 from kdjax.models.pretrained_image import pretrained_image
@@ -16,6 +17,7 @@ from kdjax.models.swin import swin
 from kdjax.models.text_classifier import text_classifier
 from kdjax.models.tinyvit import tinyvit
 from kdjax.models.vision_transformer import vit
+from kdjax.models.wide_resnet import wide_resnet
 
 __all__ = [
   "convnext",
@@ -24,6 +26,7 @@ __all__ = [
   "masked_autoencoder",
   "mlp",
   "mlp_mixer",
+  "mobilenet",
   "pretrained",
   "pretrained_image",
   "resnet",
@@ -32,4 +35,5 @@ __all__ = [
   "text_classifier",
   "tinyvit",
   "vit",
+  "wide_resnet",
 ]
