@@ -71,7 +71,34 @@ def models() -> dict[str, hf.PreTrainedModel]:
         layer_type="bottleneck",
       )
     ),
+    "clip": hf.CLIPModel(clip_config(eos_token_id=49)),
+    "clip_old": hf.CLIPModel(clip_config(eos_token_id=2)),
   }
+
+
+def clip_config(*, eos_token_id: int) -> hf.CLIPConfig:
+  shared = {"num_hidden_layers": 2, "projection_dim": 8}
+  text = {
+    "vocab_size": 50,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 12,
+    "bos_token_id": 48,
+    "eos_token_id": eos_token_id,
+  }
+  vision = {
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_attention_heads": 3,
+    "image_size": 16,
+    "patch_size": 4,
+  }
+  return hf.CLIPConfig(text_config=text | shared, vision_config=vision | shared, projection_dim=8)
+
+
+# Texts of three lengths, each begun by 48 and ended by 49, which also fills its row.
+PROMPTS = [[48, 7, 3, 21, 49, 49], [48, 30, 49, 49, 49, 49], [48, 5, 6, 40, 11, 49]]
 
 
 def shaken(model: hf.PreTrainedModel) -> hf.PreTrainedModel:
@@ -92,6 +119,12 @@ def outputs(name: str, model: hf.PreTrainedModel) -> dict[str, np.ndarray]:
   size = {"convnext": 32, "swin": 32, "resnet_basic": 32, "resnet_bottleneck": 32}.get(name, 16)
   image = torch.randn(2, 3, size, size)
   given = {"image": image.permute(0, 2, 3, 1)}
+  if name.startswith("clip"):
+    tokens = torch.tensor(PROMPTS)
+    out = model(input_ids=tokens, pixel_values=image)
+    found = {"logits": out.logits_per_image, "image_embeds": out.image_embeds}
+    found |= {"prompts": tokens, "text_embeds": out.text_embeds}
+    return {key: value.numpy() for key, value in (given | found).items()}
   out = model(image, output_hidden_states=True)
   found = {"logits": out.logits}
   if name == "deit_distilled":
@@ -105,9 +138,13 @@ def outputs(name: str, model: hf.PreTrainedModel) -> dict[str, np.ndarray]:
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--out", type=Path, required=True)
-  out = parser.parse_args().out
+  parser.add_argument("--only", help="the beginning of the names to make", default="")
+  options = parser.parse_args()
+  out = options.out
   torch.manual_seed(0)
   for name, model in models().items():
+    if not name.startswith(options.only):
+      continue
     folder = out / name
     shaken(model).save_pretrained(folder)
     np.savez_compressed(folder / "outputs.npz", **outputs(name, model))

@@ -3,6 +3,7 @@
 from kdjax.models.base import Model as Model
 from kdjax.models.base import ModelVars as ModelVars
 from kdjax.models.base import functional as functional
+from kdjax.models.clip import clip
 from kdjax.models.convnext import convnext
 from kdjax.models.imagenet_resnet import imagenet_resnet
 from kdjax.models.masked_autoencoder import masked_autoencoder
@@ -10,6 +11,7 @@ from kdjax.models.mlp_mixer import mlp_mixer
 from kdjax.models.mobilenet import mobilenet
 from kdjax.models.multilayer_perceptron import mlp
 from kdjax.models.pretrained import decoder, pretrained
+from kdjax.models.pretrained_clip import clip_image_tower, pretrained_clip
 from kdjax.models.pretrained_image import pretrained_image
 from kdjax.models.residual_network import resnet
 from kdjax.models.seq2seq import seq2seq
@@ -20,6 +22,8 @@ from kdjax.models.vision_transformer import vit
 from kdjax.models.wide_resnet import wide_resnet
 
 __all__ = [
+  "clip",
+  "clip_image_tower",
   "convnext",
   "decoder",
   "imagenet_resnet",
@@ -28,6 +32,7 @@ __all__ = [
   "mlp_mixer",
   "mobilenet",
   "pretrained",
+  "pretrained_clip",
   "pretrained_image",
   "resnet",
   "seq2seq",

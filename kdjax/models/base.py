@@ -11,7 +11,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from kdjax.errors import KdjaxError
-from kdjax.outputs import Outputs
+from kdjax.outputs import Head, Outputs
 
 PyTree = Any
 Batch = Mapping[str, jax.Array]
@@ -77,6 +77,11 @@ class Model(NamedTuple):
     decode: `decode(variables) -> Decoding` of a model that generates text; else None.
     inherit: `inherit(teacher's params) -> params` of a student that starts from its teacher's
       weights; else None. See `kdjax.models.starts.inheriting`.
+    settled: `(model, settle)` of one that computes things which do not depend on its input:
+      `settle(variables)` are those of `model`, which has them computed once. A frozen teacher is
+      kept so; None for most.
+    adopt: `adopt(head) -> params`, of a student that classifies by its teacher's head, all or some;
+      else None. See `kdjax.models.starts.adopting`.
   """
 
   init: Callable[[jax.Array], ModelVars]
@@ -91,6 +96,8 @@ class Model(NamedTuple):
   spec: Any = None
   decode: Callable[[ModelVars], Decoding] | None = None
   inherit: Callable[[PyTree], PyTree] | None = None
+  settled: tuple[Model, Callable[[ModelVars], ModelVars]] | None = None
+  adopt: Callable[[Head], PyTree] | None = None
 
 
 def functional(

@@ -195,6 +195,8 @@ def read_out(
   return Outputs(
     logits=head(hidden) if "logits" in taps else None,
     hidden=hidden if "hidden" in taps else None,
-    head=Head(head.kernel[...], head.bias[...]) if "head" in taps else None,
+    head=Head(head.kernel[...], None if head.bias is None else head.bias[...])
+    if "head" in taps
+    else None,
     embedding=hidden if "embedding" in taps else None,
   )

@@ -99,7 +99,8 @@ def pretrained(
   parent = Parent(checkpoint, whole, calibration, calibration_rows, dtype)
   if not isinstance(whole, Spec | Seq2SeqSpec):
     raise KdjaxError(
-      f"{checkpoint.path} holds a {whole.family} model of images; use the model pretrained_image"
+      f"{checkpoint.path} holds a {whole.family} model of images; use the model"
+      f" {'pretrained_clip' if whole.family == 'clip' else 'pretrained_image'}"
     )
   if isinstance(whole, Seq2SeqSpec):
     if layers is not None or any(sizes.values()) or attention_from or inherit:

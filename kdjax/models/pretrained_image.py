@@ -8,6 +8,7 @@ from typing import Any
 from kdjax.errors import KdjaxError
 from kdjax.models import checks
 from kdjax.models.base import Model, ModelVars
+from kdjax.models.clip import ClipSpec
 from kdjax.models.convert import check_weights, load_weights, open_checkpoint, spec_of
 from kdjax.models.convnext import ConvNeXtSpec, convnext_model
 from kdjax.models.imagenet_resnet import ResNetSpec, imagenet_resnet_model
@@ -46,6 +47,11 @@ def pretrained_image(
   checkpoint = open_checkpoint(path)
   whole = spec_of(checkpoint.config, checkpoint.names)
   channels = checks.channels(image_shape)
+  if isinstance(whole, ClipSpec):
+    raise KdjaxError(
+      f"{checkpoint.path} holds a clip model; use pretrained_clip, or clip_image_tower for its"
+      " images alone"
+    )
   if not isinstance(whole, ViTSpec | SwinSpec | ConvNeXtSpec | ResNetSpec):
     raise KdjaxError(f"{checkpoint.path} holds a {whole.family} model of text; use pretrained")
   sides = [whole.channels != channels]

@@ -63,6 +63,9 @@ class ViTSpec:
     qkv_bias: whether queries, keys and values have biases.
     patch_bias: whether the patches' embedding has one.
     embed_norm: a norm before the first block, as CLIP has it.
+    head_bias: whether the head has one.
+    prompts: learned tokens behind the patches, the same for all images.
+    prompt_depth: how many blocks have prompts of their own; see `vit`.
     family: for conversion.
   """
 
@@ -81,6 +84,9 @@ class ViTSpec:
   qkv_bias: bool = True
   patch_bias: bool = True
   embed_norm: bool = False
+  head_bias: bool = True
+  prompts: int = 0
+  prompt_depth: int = 1
   family: str = "vit"
 
   @property
@@ -195,11 +201,16 @@ class _ViT(nnx.Module):
     self.position = nnx.Param(position, **named(None, "embed"))
     if spec.embed_norm:
       self.embed_norm = layer_norm(width, rngs=rngs, epsilon=spec.eps)
+    if spec.prompts:
+      prompts = 0.02 * jax.random.normal(rngs.params(), (spec.prompt_depth, spec.prompts, width))
+      self.prompts = nnx.Param(prompts, **named(None, None, "embed"))
     self.blocks = stacked(
       lambda rngs: _Block(spec, dropout=dropout, dtype=dtype, rngs=rngs), spec.depth, rngs
     )
     self.norm = layer_norm(width, rngs=rngs, epsilon=spec.eps)
-    self.head = linear(width, spec.num_classes, ("embed", "vocab"), rngs=rngs)
+    self.head = linear(
+      width, spec.num_classes, ("embed", "vocab"), rngs=rngs, use_bias=spec.head_bias
+    )
     if spec.second_head:
       self.distillation_head = linear(width, spec.num_classes, ("embed", "vocab"), rngs=rngs)
     self.spec = spec
@@ -220,15 +231,38 @@ class _ViT(nnx.Module):
       first = jnp.broadcast_to(first[None], (batch, *first.shape))
       tokens = jnp.concatenate([first.astype(self.dtype), tokens], axis=1)
     tokens = tokens + self.position[...].astype(self.dtype)[None]
+    if self.spec.prompts:
+      first = self.prompts[...][:1].astype(self.dtype)
+      first = jnp.broadcast_to(first, (batch, *first.shape[1:]))
+      tokens = jnp.concatenate([tokens, first], axis=1)
     return _normed(self.embed_norm, tokens) if self.spec.embed_norm else tokens
 
+  def _fresh(self, start: int, stop: int | None):
+    """For blocks start..stop-1: (their prompts, whether they have any); None where none has."""
+    depth, own = self.spec.depth, self.spec.prompt_depth
+    if not self.spec.prompts or own == 1:
+      return None
+    prompts = jnp.pad(self.prompts[...], ((0, depth - own), (0, 0), (0, 0)))
+    place = jnp.arange(depth)
+    return prompts.astype(self.dtype)[start:stop], ((place > 0) & (place < own))[start:stop]
+
   def _run(self, hidden: Array, rngs=None, taps=frozenset(), start=0, stop=None):
-    keys = None if rngs is None else jax.random.split(rngs.dropout(), self.spec.depth)
+    keys = None if rngs is None else jax.random.split(rngs.dropout(), self.spec.depth)[start:stop]
+
+    def call(block: _Block, hidden: Array, x):
+      key, fresh = x
+      if fresh is not None:  # in place of what became of the prompts of the block before
+        prompts, has_any = fresh
+        last = hidden[:, -self.spec.prompts :]
+        last = jnp.where(has_any, jnp.broadcast_to(prompts[None], last.shape), last)
+        hidden = jnp.concatenate([hidden[:, : -self.spec.prompts], last], axis=1)
+      return block(hidden, key, taps)
+
     return scan_layers(
       self.blocks,
-      lambda block, hidden, key: block(hidden, key, taps),
+      call,
       hidden,
-      keys,
+      (keys, self._fresh(start, stop)),
       start=start,
       stop=stop,
       remat=REMAT[self.remat],
@@ -245,7 +279,8 @@ class _ViT(nnx.Module):
     if self.spec.second_head:
       out = self._read_both(hidden[:, 0], hidden[:, 1], taps)
     else:
-      pooled = hidden[:, 0] if self.spec.tokens else hidden.mean(1)
+      patches = hidden[:, : hidden.shape[1] - self.spec.prompts]
+      pooled = hidden[:, 0] if self.spec.tokens else patches.mean(1)
       out = read_out(self.head, pooled, taps)
     return dataclasses.replace(out, **collected)
 
@@ -276,6 +311,8 @@ def vit(
   mlp_ratio: int = 4,
   dropout: float = 0.0,
   pool: str = "mean",
+  prompts: int = 0,
+  prompt_depth: int = 1,
   remat: str = "none",
   dtype: str = "float32",
 ) -> Model:
@@ -298,6 +335,10 @@ def vit(
     pool: what the head reads: "mean" over patches; "cls", a learned first token; or "distilled",
       DeiT's two first tokens, each with a head of its own, of which `logits` is the mean. The
       second is to learn from the teacher (see `kdjax.objectives.distillation_token`).
+    prompts: learned tokens behind the patches (visual prompt tuning); T counts them, and no head
+      reads them.
+    prompt_depth: the first blocks, so many of them, begin with prompts of their own; those after
+      go on with what became of the last.
     remat: what the backward pass recomputes instead of keeping: "none"; "mlp", attention
       probabilities and the inside of the MLP; "full", the whole block.
     dtype: compute dtype of the blocks, "float32" or "bfloat16". Parameters, the final norm, the
@@ -324,7 +365,8 @@ def vit(
     Dosovitskiy et al., "An Image is Worth 16x16 Words: Transformers for Image Recognition at
     Scale", ICLR 2021, https://arxiv.org/abs/2010.11929; for "distilled", Touvron et al., "Training
     data-efficient image transformers & distillation through attention", ICML 2021,
-    https://arxiv.org/abs/2012.12877
+    https://arxiv.org/abs/2012.12877; for prompts, Jia et al., "Visual Prompt Tuning", ECCV 2022,
+    https://arxiv.org/abs/2203.12119
   """
   checks.channels(image_shape)
   checks.positive(
@@ -335,6 +377,7 @@ def vit(
   checks.require(fits, "patch", patch, f"a divisor of the image's sides, {rows} and {columns}")
   checks.require(width % heads == 0, "heads", heads, f"a divisor of width, {width}")
   checks.one_of("pool", pool, POOLS)
+  check_prompts(prompts, prompt_depth, depth)
   spec = ViTSpec(
     image=(rows, columns),
     channels=channels,
@@ -346,9 +389,19 @@ def vit(
     mlp_width=mlp_ratio * width,
     pool=pool,
     second_head=pool == "distilled",
+    prompts=prompts,
+    prompt_depth=prompt_depth,
     family="deit" if pool == "distilled" else "vit",
   )
   return vit_model(spec, dropout=dropout, remat=remat, dtype=dtype)
+
+
+def check_prompts(prompts: int, prompt_depth: int, depth: int) -> None:
+  """Raises KdjaxError for learned tokens that the model cannot have."""
+  fits = isinstance(prompts, int) and prompts >= 0
+  checks.require(fits, "prompts", prompts, "an integer >= 0")
+  fits = isinstance(prompt_depth, int) and 1 <= prompt_depth <= depth
+  checks.require(fits, "prompt_depth", prompt_depth, f"1 to depth, {depth}")
 
 
 def vit_model(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from kdjax.models.convert import images
+from kdjax.models.convert import clip, images
 from kdjax.models.convert.layouts import (
   DENSE,
   DENSE_OUT,
@@ -307,6 +307,7 @@ ENTRIES: dict[str, Callable[..., list[Entry]]] = {
   "t5": _t5,
   "mu": _mu,
   **images.ENTRIES,
+  "clip": clip.entries,
 }
 # Tensors that hold nothing that is learned, or that our models leave out.
 IGNORED = (

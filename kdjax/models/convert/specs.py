@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from kdjax.errors import KdjaxError
+from kdjax.models.convert.clip import read_clip, write_clip
 from kdjax.models.convert.decoders import (
   read_gemma,
   read_gpt2,
@@ -63,7 +64,7 @@ def spec_of(config: Config, names: Names) -> Any:
   """
   kind = config.get("model_type")
   refuse(config, "quantization_config")
-  if "text_config" in config:
+  if "text_config" in config and kind != "clip":
     raise KdjaxError(
       f"config.json: a {kind!r} model has a text_config, a language model among other parts; save"
       " that model alone (in PyTorch, model.language_model.save_pretrained) and give its folder"
@@ -160,4 +161,5 @@ FAMILIES: dict[str, Family] = {
   "convnext": Family(read_convnext, write_convnext, "ConvNextForImageClassification"),
   "swin": Family(read_swin, write_swin, "SwinForImageClassification"),
   "resnet": Family(read_resnet, write_resnet, "ResNetForImageClassification"),
+  "clip": Family(read_clip, write_clip, "CLIPModel"),
 }

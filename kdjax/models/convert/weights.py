@@ -78,7 +78,7 @@ def load_weights(
   def place(path: str, part: np.ndarray, layer: int | None) -> None:
     own = flat[path].dtype if dtype in (None, "int8") else dtype
     sharding = None if placed is None else placed[path]
-    part = np.ascontiguousarray(part).astype(jnp.dtype(own))
+    part = np.asarray(part, order="C").astype(jnp.dtype(own))
     if layer is None:
       out[path] = _put(part, sharding)
       return
@@ -126,7 +126,7 @@ def tensors_of(model: Model, variables: ModelVars) -> Iterator[Tensor]:
 
       def read(entry: Entry = entry, take=take) -> np.ndarray:
         parts = [np.asarray(jax.device_get(take(path))) for path in entry.ours]
-        return np.ascontiguousarray(entry.layout.write(*parts))
+        return np.asarray(entry.layout.write(*parts), order="C")  # a scalar stays one
 
       parts = [
         jax.ShapeDtypeStruct(flat[path].shape[layer is not None :], flat[path].dtype)

@@ -10,7 +10,7 @@ from kdjax.models.transformer.sharing import is_map
 
 BLOCKS = ("pre", "post", "sandwich", "parallel")
 POSITIONS = ("rope", "learned", "relative", "none")
-ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu")
+ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "quick_gelu", "relu")
 NORMS = ("rms", "layer")
 SCALINGS = ("linear", "llama3")
 

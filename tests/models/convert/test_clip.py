@@ -1,0 +1,132 @@
+"""CLIP computes what PyTorch's transformers computes, and goes back to the same files."""
+
+import functools
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kdjax.errors import KdjaxError
+from kdjax.models import clip, clip_image_tower, pretrained, pretrained_clip, pretrained_image
+from kdjax.models.base import overlay
+from kdjax.models.convert import config_of, open_checkpoint, spec_of, tensors_of, write_checkpoint
+
+FOLDER = Path(__file__).parents[3] / "third_party" / "reference" / "image_models"
+SHAPE = (16, 16, 3)
+BOTH = pytest.mark.parametrize("name", ["clip", "clip_old"])  # they end their texts differently
+
+
+@functools.cache
+def reference(name):
+  return dict(np.load(FOLDER / name / "outputs.npz", allow_pickle=False))
+
+
+def opened(name="clip", **options):
+  given = {"num_classes": 3, "image_shape": SHAPE, "prompts": reference(name)["prompts"].tolist()}
+  return pretrained_clip(path=str(FOLDER / name), **given | options)
+
+
+@BOTH
+def test_outputs_are_those_of_transformers(name):
+  model, wanted = opened(name), reference(name)
+  variables, batch = model.start(), {"image": jnp.asarray(wanted["image"])}
+  taps = frozenset({"logits", "hidden", "head", "embedding", "hidden_states"})
+  out = jax.jit(lambda v: model.apply(v, batch, taps=taps)[0])(variables)
+  np.testing.assert_allclose(out.logits, wanted["logits"], atol=1e-4)
+  assert np.abs(wanted["logits"]).max() > 1
+  np.testing.assert_allclose(out.head.weight, wanted["text_embeds"], atol=1e-5)
+  length = jnp.linalg.norm(out.embedding, axis=-1, keepdims=True)
+  np.testing.assert_allclose(out.embedding / length, wanted["image_embeds"], atol=1e-5)
+  np.testing.assert_allclose(out.head.logits(out.hidden), out.logits, atol=1e-5)
+  assert out.hidden_states.shape == (2, 2, 17, 24)
+
+
+def test_the_two_ends_of_a_text_are_told_apart():
+  assert opened("clip").spec.end == 49
+  assert opened("clip_old").spec.end is None
+
+
+@BOTH
+def test_written_back_it_is_the_same_checkpoint(name, tmp_path):
+  model, checkpoint = opened(name), open_checkpoint(FOLDER / name)
+  assert spec_of(config_of(model.spec), checkpoint.names) == model.spec
+  write_checkpoint(tmp_path / "out", config_of(model.spec), tensors_of(model, model.start()))
+  back = open_checkpoint(tmp_path / "out")
+  assert back.names == checkpoint.names
+  for each in back.names:
+    np.testing.assert_array_equal(back.read(each), checkpoint.read(each), err_msg=each)
+
+
+def test_settled_it_says_the_same_and_has_no_text_tower():
+  model = opened()
+  settled, settle = model.settled
+  variables, batch = model.start(), {"image": jnp.asarray(reference("clip")["image"])}
+  once = settle(variables)
+  assert set(once.params) == {"image", "classes", "logit_scale"}
+  shapes = jax.tree.map(jnp.shape, jax.eval_shape(settled.init, jax.random.key(0)))
+  assert jax.tree.map(jnp.shape, once) == shapes
+  for tap in ("logits", "hidden", "embedding"):
+    given, wanted = (
+      getattr(m.apply(v, batch, taps=frozenset({tap}))[0], tap)
+      for m, v in ((settled, once), (model, variables))
+    )
+    np.testing.assert_allclose(given, wanted, atol=1e-5)
+
+
+def test_the_image_tower_alone_with_and_without_prompts():
+  wanted, batch = opened(), {"image": jnp.asarray(reference("clip")["image"])}
+  taps = frozenset({"embedding"})
+  embedding = wanted.apply(wanted.start(), batch, taps=taps)[0].embedding
+  given = {"path": str(FOLDER / "clip"), "num_classes": 8, "image_shape": SHAPE}
+  tower = clip_image_tower(**given)
+  np.testing.assert_allclose(tower.apply(tower.start(), batch)[0].logits, embedding, atol=1e-5)
+  prompted = clip_image_tower(**given, prompts=2, prompt_depth=2)
+  started = overlay(prompted.init(jax.random.key(0)), prompted.start())
+  assert started.params["prompts"].shape == (2, 2, 24)
+  np.testing.assert_array_equal(started.params["position"], tower.start().params["position"])
+  assert not np.allclose(prompted.apply(started, batch)[0].logits, embedding, atol=1e-3)
+
+
+def test_a_gradient_reaches_both_towers_and_the_scale_in_bfloat16_too():
+  for dtype in ("float32", "bfloat16"):
+    model = opened(dtype=dtype)
+    batch = {"image": jnp.asarray(reference("clip")["image"])}
+    taps = frozenset({"logits"})
+
+    def loss(params, model=model, batch=batch, taps=taps):
+      out, _ = model.apply(model.start()._replace(params=params), batch, taps=taps)
+      return jax.nn.logsumexp(out.logits, axis=-1).sum()
+
+    with jax.numpy_dtype_promotion("standard"):  # the gradient of JAX's attention needs it
+      grads = jax.grad(loss)(model.start().params)
+    for leaf in jax.tree.leaves(grads):
+      assert np.isfinite(leaf).all() and jnp.abs(leaf).max() > 0
+
+
+def test_what_does_not_fit_is_told(tmp_path):
+  with pytest.raises(KdjaxError, match=r"images of shape \(16, 16, 3\); the data have \(8, 8, 3\)"):
+    opened(image_shape=(8, 8, 3))
+  with pytest.raises(KdjaxError, match="'prompts' is '3 rows'; wanted 2 rows"):
+    opened(num_classes=2)
+  with pytest.raises(KdjaxError, match="tokens from 0 to 49"):
+    opened(prompts=[[50], [1], [1]])
+  with pytest.raises(KdjaxError, match="vit model; a CLIP is wanted"):
+    clip_image_tower(path=str(FOLDER / "vit"), num_classes=8, image_shape=SHAPE)
+  with pytest.raises(KdjaxError, match="'num_classes' is 5; wanted 8"):
+    clip_image_tower(path=str(FOLDER / "clip"), num_classes=5, image_shape=SHAPE)
+  with pytest.raises(KdjaxError, match="use pretrained_clip"):
+    pretrained_image(path=str(FOLDER / "clip"), num_classes=5, image_shape=SHAPE)
+  with pytest.raises(KdjaxError, match="use the model pretrained_clip"):
+    pretrained(path=str(FOLDER / "clip"))
+  folder = shutil.copytree(FOLDER / "clip", tmp_path / "clip")
+  config = json.loads((folder / "config.json").read_text())
+  config["text_config"]["hidden_act"] = "relu"
+  (folder / "config.json").write_text(json.dumps(config))
+  with pytest.raises(KdjaxError, match=r"hidden_act = 'relu' of a 'clip' model"):
+    pretrained_clip(path=str(folder), num_classes=1, image_shape=SHAPE, prompts=[[1]])
+  with pytest.raises(KdjaxError, match="'text_heads' is 3; wanted a divisor"):
+    clip(num_classes=1, image_shape=(8, 8, 1), prompts=[[1]], vocab=2, text_heads=3)
