@@ -14,6 +14,7 @@ from kdjax.data.labels import hide_labels as hide_labels
 from kdjax.data.labels import labelled_only as labelled_only
 from kdjax.data.labels import split_off as split_off
 from kdjax.data.labels import subset as subset
+from kdjax.data.named import named_classes
 from kdjax.data.pipeline import evaluation_batches as evaluation_batches
 from kdjax.data.pipeline import paired_stream as paired_stream
 from kdjax.data.pipeline import training_stream as training_stream
@@ -32,6 +33,7 @@ __all__ = [
   "idx_images",
   "labelled_text",
   "library_docs",
+  "named_classes",
   "text",
   "text_pairs",
   "tfds_images",

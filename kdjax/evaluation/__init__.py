@@ -7,6 +7,9 @@ from kdjax.evaluation.classification import agreement as agreement
 from kdjax.evaluation.classification import classification as classification
 from kdjax.evaluation.classification import finalize as finalize
 from kdjax.evaluation.classification import merge as merge
+from kdjax.evaluation.held_out import base_and_novel as base_and_novel
+from kdjax.evaluation.held_out import harmonic_mean as harmonic_mean
+from kdjax.evaluation.held_out import retrieved as retrieved
 from kdjax.evaluation.loyalty import probability_loyalty as probability_loyalty
 from kdjax.evaluation.loyalty import regression_loyalty as regression_loyalty
 from kdjax.evaluation.similarity import linear_cka as linear_cka

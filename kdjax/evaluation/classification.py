@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from kdjax.errors import KdjaxError
+from kdjax.evaluation.held_out import harmonic_mean
 from kdjax.evaluation.loyalty import probability_loyalty
 from kdjax.losses.kl import forward_kl
 
@@ -147,13 +148,19 @@ def finalize(pairs: Mapping[str, Pair]) -> dict[str, Any]:
   Returns:
     Name to float, or to a float64 NumPy array for vectors; 0 where nothing was counted. For each
     reliability diagram also `reliability/count`, the expected calibration error `ece` (mean over
-    rows of |accuracy - confidence| of their bin) and the largest bin's, `mce`.
+    rows of |accuracy - confidence| of their bin) and the largest bin's, `mce`; beside
+    `base_accuracy` and `novel_accuracy` their `harmonic_mean`.
   """
   values = {name: _divide(*pair) for name, pair in pairs.items()}
   for name in values:
     if "perplexity" in name.split("/"):  # gathered as nll: means must be taken before exp
       values[name] = float(np.exp(min(values[name], 700.0)))
   for name in pairs:
+    prefix, found, rest = name.rpartition("novel_accuracy")
+    if found and not rest and f"{prefix}base_accuracy" in values:
+      values[f"{prefix}harmonic_mean"] = harmonic_mean(
+        values[f"{prefix}base_accuracy"], values[name]
+      )
     prefix, found, rest = name.rpartition("reliability/accuracy")
     if found and not rest and f"{prefix}reliability/confidence" in values:
       count = np.asarray(pairs[name][1], np.float64)

@@ -185,3 +185,10 @@ def norm(x: Array, axis: int = -1) -> Array:
   square = jnp.sum(jnp.square(x), axis=axis)
   nonzero = square > 0
   return jnp.where(nonzero, jnp.sqrt(jnp.where(nonzero, square, 1.0)), 0.0)
+
+
+def unit(x: Array) -> Array:
+  """Vectors along the last axis at length 1, float32; one shorter than 1e-12 is divided by that."""
+  x = x.astype(jnp.float32)
+  square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
+  return x * jax.lax.rsqrt(jnp.maximum(square, 1e-24))

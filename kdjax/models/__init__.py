@@ -10,6 +10,7 @@ from kdjax.models.masked_autoencoder import masked_autoencoder
 from kdjax.models.mlp_mixer import mlp_mixer
 from kdjax.models.mobilenet import mobilenet
 from kdjax.models.multilayer_perceptron import mlp
+from kdjax.models.open_vocabulary import open_vocabulary
 from kdjax.models.pretrained import decoder, pretrained
 from kdjax.models.pretrained_clip import clip_image_tower, pretrained_clip
 from kdjax.models.pretrained_image import pretrained_image
@@ -31,6 +32,7 @@ __all__ = [
   "mlp",
   "mlp_mixer",
   "mobilenet",
+  "open_vocabulary",
   "pretrained",
   "pretrained_clip",
   "pretrained_image",

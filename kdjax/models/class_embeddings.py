@@ -10,17 +10,11 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
+from kdjax.losses._common import unit
 from kdjax.models.base import Batch, Model, ModelVars
 from kdjax.outputs import Head, Outputs
 
 OWN = frozenset({"logits", "hidden", "head", "embedding"})
-
-
-def unit(x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
-  """Vectors of length 1, float32; one shorter than 1e-12 is divided by that."""
-  x = x.astype(jnp.float32)
-  square = jnp.square(x).sum(-1, keepdims=True)
-  return x * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
 
 
 def outputs_of(

@@ -13,9 +13,10 @@ import numpy as np
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
+from kdjax.losses._common import unit
 from kdjax.models import checks
 from kdjax.models.base import Batch, Model, ModelVars
-from kdjax.models.class_embeddings import OWN, outputs_of, settled_on, unit
+from kdjax.models.class_embeddings import OWN, outputs_of, settled_on
 from kdjax.models.layers import Depth
 from kdjax.models.transformer.language_model import language_model
 from kdjax.models.transformer.spec import Spec
@@ -53,7 +54,9 @@ class ClipSpec:
     return {"vision": Depth(self.vision.depth), "text": Depth(self.text.depth)}
 
 
-def text_spec(*, vocab: int, width: int, depth: int, heads: int, mlp_width: int, **own: Any) -> Spec:
+def text_spec(
+  *, vocab: int, width: int, depth: int, heads: int, mlp_width: int, **own: Any
+) -> Spec:
   """CLIP's text tower: a causal pre-norm transformer with learned positions."""
   checks.positive(heads=heads)
   checks.require(width % heads == 0, "text_heads", heads, f"a divisor of text_width, {width}")

@@ -20,6 +20,7 @@ from kdjax.models.importance import Importance, importance
 from kdjax.models.prune import prune, select
 from kdjax.models.transformer import Seq2SeqSpec, Spec, language_model
 from kdjax.models.transformer.sharing import share
+from kdjax.outputs import Head
 
 PyTree = Any
 Calibration = Callable[[int], Batch]
@@ -158,6 +159,37 @@ def inheriting(model: Model, teacher: Any) -> Model:
   def start(shardings: ModelVars | None = None, dtype: Any = None) -> ModelVars:
     params = _shared(model, teacher.params, shardings)
     return ModelVars(params, teacher.state)
+
+  return model._replace(start=start)
+
+
+def adopting(model: Model, head_of: Callable[[Any], Head], teacher: Any) -> Model:
+  """A model with `adopt`, started with what it takes over of a teacher's head.
+
+  Args:
+    model: the student.
+    head_of: the head, from the teacher's weights; it is computed once.
+    teacher: those weights, concrete or abstract.
+
+  Raises:
+    KdjaxError: a head of another size.
+  """
+  own = jax.eval_shape(model.init, jax.random.key(0)).params
+
+  def adopt(weights: Any) -> PyTree:
+    return model.adopt(head_of(weights))
+
+  for name, found in jax.eval_shape(adopt, teacher).items():
+    if found.shape != own[name].shape:
+      raise KdjaxError(
+        f"config.student takes over its teacher's head: {name} are {list(found.shape)} there and"
+        f" {list(own[name].shape)} in config.student; set config.student.embedding ="
+        f" {found.shape[-1]}, and the same classes"
+      )
+
+  def start(shardings: ModelVars | None = None, dtype: Any = None) -> ModelVars:
+    given = ModelVars({}, {}) if model.start is None else model.start(shardings, dtype)
+    return given._replace(params={**given.params, **jax.jit(adopt)(teacher)})
 
   return model._replace(start=start)
 

@@ -19,6 +19,8 @@ from kdjax.objectives.first import first
 from kdjax.objectives.fitnet import fitnet
 from kdjax.objectives.g2sd import g2sd, masked_reconstruction
 from kdjax.objectives.gold import gold
+from kdjax.objectives.held_out import base_cross_entropy
+from kdjax.objectives.image_text import image_text_contrastive
 from kdjax.objectives.latent import latent
 from kdjax.objectives.logits import cross_entropy, hinton_kd, logit_kd
 from kdjax.objectives.match_distribution import match_distribution
@@ -28,6 +30,7 @@ from kdjax.objectives.multi_granularity import multi_granularity
 from kdjax.objectives.multi_level import multi_level
 from kdjax.objectives.nd_loss import nd_loss, norm_direction
 from kdjax.objectives.overhaul import overhaul
+from kdjax.objectives.prompt_kd import prompt_kd
 from kdjax.objectives.review import review
 from kdjax.objectives.sampled_reverse_kl import sampled_reverse_kl
 from kdjax.objectives.taid import taid
@@ -36,11 +39,13 @@ from kdjax.objectives.tgeo_kd import tgeo_kd
 from kdjax.objectives.tokens import map_logits, token_level
 from kdjax.objectives.uld import uld
 from kdjax.objectives.variational_information import variational_information
+from kdjax.objectives.vlm_ood import vlm_ood
 from kdjax.objectives.written_kd import written_kd
 from kdjax.outputs import Outputs
 
 # What a config may name; the combinators take objectives and are called from code.
 __all__ = [
+  "base_cross_entropy",
   "contrastive_representation",
   "cross_entropy",
   "curriculum_temperature",
@@ -52,6 +57,7 @@ __all__ = [
   "g2sd",
   "gold",
   "hinton_kd",
+  "image_text_contrastive",
   "latent",
   "logit_kd",
   "masked_reconstruction",
@@ -63,6 +69,7 @@ __all__ = [
   "nd_loss",
   "norm_direction",
   "overhaul",
+  "prompt_kd",
   "review",
   "sampled_reverse_kl",
   "taid",
@@ -70,5 +77,6 @@ __all__ = [
   "tgeo_kd",
   "uld",
   "variational_information",
+  "vlm_ood",
   "written_kd",
 ]

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from kdjax.evaluation.classification import agreement, classification
+from kdjax.evaluation.held_out import base_and_novel
 from kdjax.evaluation.language import next_token
 from kdjax.models.base import Model, ModelVars
 from kdjax.objectives.chunks import sum_chunks
@@ -42,6 +43,31 @@ def classifier(student: Model, teacher: Teacher):
     return metrics
 
   return evaluate
+
+
+def named_classes(novel: Sequence[int]) -> Evaluator:
+  """The evaluator of classes of which some are held out: what `classifier` tells, and each kind's.
+
+  Args:
+    novel: the held-out classes; see `kdjax.evaluation.base_and_novel`.
+  """
+
+  def evaluator(student: Model, teacher: Teacher):
+    plain = classifier(student, teacher)
+    beside = "logits" in teacher.taps and teacher.anywhere
+
+    def evaluate(variables: ModelVars, tell: Tell, batch) -> Metrics:
+      def both(logits: jax.Array, prefix: str = "") -> Metrics:
+        pairs = base_and_novel(logits, batch["label"], novel, batch["mask"])
+        return {f"{prefix}{name}": pair for name, pair in pairs.items()}
+
+      outputs, _ = student.apply(variables, batch, taps=LOGITS)
+      metrics = plain(variables, tell, batch) | both(outputs.logits)
+      return metrics | both(tell(LOGITS).logits, "teacher/") if beside else metrics
+
+    return evaluate
+
+  return evaluator
 
 
 def language(domains: Sequence[str] = ()) -> Evaluator:

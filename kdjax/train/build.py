@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -15,12 +16,13 @@ from kdjax.data.text import ClassifiedText, TextData, TextPairs, Vocabulary
 from kdjax.errors import KdjaxError, within
 from kdjax.generation.text import end_ids
 from kdjax.models.base import Model
-from kdjax.models.starts import inheriting
+from kdjax.models.starts import adopting, inheriting
 from kdjax.objectives.base import Objective
 from kdjax.objectives.combinators import combine
+from kdjax.outputs import Head
 from kdjax.programs.answers import with_answers
 from kdjax.programs.base import Program
-from kdjax.programs.evaluators import Evaluator, classifier, language
+from kdjax.programs.evaluators import Evaluator, classifier, language, named_classes
 from kdjax.programs.guard import skip_nonfinite
 from kdjax.resolve import check_type, hint, resolve
 from kdjax.teachers import Teacher
@@ -89,7 +91,7 @@ def _shape(spec: Spec, data: DataSet | TextData | Vocabulary) -> dict[str, Any]:
   """What the data decide of a model, as far as its constructor asks for it."""
   shape = {
     name: getattr(data, name)
-    for name in ("num_classes", "image_shape", "start")
+    for name in ("num_classes", "image_shape", "start", "prompts", "vocab")
     if hasattr(data, name)
   }
   asked = _asked(spec)
@@ -117,8 +119,8 @@ def calibration(data: Any) -> Callable[[int], dict[str, np.ndarray]]:
 def build_objective(spec: Spec, field: str = "config.objective", *, data: Any = None) -> Objective:
   """An objective by name, or `combine` with `terms`: name to {weight, objective}.
 
-  An objective that asks for `shared_tokens`, `word_pieces` or `examples` gets those of the data
-  unless given.
+  An objective that asks for `shared_tokens`, `word_pieces`, `novel` or `examples` gets those of the
+  data unless given.
   """
   if spec.get("name") != "combine":
     objective = made(objectives, _from_data(spec, data) | dict(spec), field)
@@ -151,6 +153,8 @@ def _from_data(spec: Spec, data: Any) -> dict[str, Any]:
   if isinstance(data, TextData):
     tokens = ("shared_tokens", "word_pieces")
     given = {name: getattr(data, name) for name in tokens if name in asked}
+  if "novel" in asked and getattr(data, "novel", ()):
+    given["novel"] = data.novel
   if "examples" in asked and data is not None:
     source = data.train
     while hasattr(source, "source"):  # records keep the index of what they were chosen from
@@ -198,6 +202,8 @@ def build_program(
   student = build_model(config["student"], data, "config.student")
   if student.inherit is not None:
     student = inheriting(student, None if teacher is None else teacher.frozen)
+  if student.adopt is not None:
+    student = _adopting(student, teacher, data)
   _check_start(student, data)
   optimizer = config["optimizer"]
   tx, _ = build_optimizer(optimizer, config["total_steps"])
@@ -225,6 +231,20 @@ def build_program(
   if config["on_nonfinite"] == "skip":
     program = skip_nonfinite(program)
   return program, student
+
+
+def _adopting(student: Model, teacher: Teacher | None, data: DataSet) -> Model:
+  if teacher is None or "head" not in teacher.taps:
+    raise KdjaxError(
+      "config.student classifies by its teacher's head, and config.teacher has none to read; take"
+      " a model of classes with embeddings, such as clip, of kind 'frozen'"
+    )
+
+  def head_of(weights: Any) -> Head:
+    batch = {"image": jnp.zeros((1, *data.image_shape))}
+    return teacher.apply(weights, (), batch, taps=frozenset({"head"})).head
+
+  return adopting(student, head_of, teacher.frozen)
 
 
 def _check_start(student: Model, data: DataSet | TextData) -> None:
@@ -256,4 +276,6 @@ def evaluator_of(data: DataSet | TextData) -> Evaluator:
       eos_ids=end_ids(data.tokenizer),
       joined=data.train.joined,
     )
-  return language(data.domains) if is_text(data) else classifier
+  if is_text(data):
+    return language(data.domains)
+  return named_classes(data.novel) if getattr(data, "novel", ()) else classifier

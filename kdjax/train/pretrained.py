@@ -26,6 +26,7 @@ from kdjax.train.mesh import make_mesh, shardings, teacher_rules
 from kdjax.train.streams import teacher_data
 
 KINDS = ("cached", "ema", "emulated", "frozen")
+READY = ("pretrained", "pretrained_clip")  # models that teach as their checkpoint has them
 DTYPES = ("float32", "bfloat16", "float16", "int8", None)
 
 
@@ -89,13 +90,16 @@ def _build(
     if abstract:
       return _cast(model, jax.eval_shape(model.init, jax.random.key(0)), spec["dtype"], abstract)
     placed = _placed(model, make_mesh(**config["mesh"]), rules)
-    weights = model.start(placed, spec["dtype"])
+    dtype = spec["dtype"] if model.settled is None else None
+    weights = model.start(placed, dtype)
     own = jax.eval_shape(model.init, jax.random.key(0)).params
     if absent := [name for name in own if name not in weights.params]:
       raise KdjaxError(
         f"config.teacher.model: its checkpoint has no {', '.join(absent)} for these data; set"
         " config.teacher.fine_tune = True"
       )
+    if model.settled is not None:
+      return _cast(model, weights, spec["dtype"], abstract)
     return teachers.frozen(model, weights)
   if abstract:
     weights = [jax.eval_shape(model.init, jax.random.key(0))] * (len(given) or spec["count"])
@@ -119,6 +123,9 @@ def _placed(model: Model, mesh, rules: Mapping[str, Any]) -> ModelVars:
 
 
 def _cast(model: Model, weights: ModelVars, dtype: str | None, abstract: bool) -> Teacher:
+  if model.settled is not None:
+    model, settle = model.settled
+    weights = jax.eval_shape(settle, weights) if abstract else settle(weights)
   if not abstract:
     return teachers.frozen(model, weights, dtype=dtype)
   shape = jax.eval_shape(lambda w: teachers.frozen(model, w, dtype=dtype).frozen, weights)
@@ -130,7 +137,7 @@ def _cached(config: Config, data: DataSet, *, abstract: bool) -> Teacher:
   spec = config["teacher"]
   with within("config.teacher.cache"):
     cache = Cache(spec["cache"])
-  if not (spec["checkpoint"] or spec["model"].get("name") == "pretrained"):
+  if not (spec["checkpoint"] or spec["model"].get("name") in READY):
     return teachers.cached(cache)
   own = config | {"teacher": dict(spec) | {"kind": "frozen"}}
   live = build_teacher(own, data, abstract=abstract)
@@ -189,7 +196,7 @@ def trains_teacher(config: Config) -> bool:
   if spec["fine_tune"] is not None:
     return spec["fine_tune"]
   model = spec["model"]
-  return not (model.get("name") == "pretrained" and model.get("weights", True) is True)
+  return not (model.get("name") in READY and model.get("weights", True) is True)
 
 
 def checkpoint_paths(checkpoint: Any) -> list[str]:

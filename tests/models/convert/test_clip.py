@@ -27,6 +27,7 @@ def reference(name):
 
 def opened(name="clip", **options):
   given = {"num_classes": 3, "image_shape": SHAPE, "prompts": reference(name)["prompts"].tolist()}
+  given["normalize"] = False  # as transformers' model, which is given normalised images
   return pretrained_clip(path=str(FOLDER / name), **given | options)
 
 
@@ -82,6 +83,7 @@ def test_the_image_tower_alone_with_and_without_prompts():
   taps = frozenset({"embedding"})
   embedding = wanted.apply(wanted.start(), batch, taps=taps)[0].embedding
   given = {"path": str(FOLDER / "clip"), "num_classes": 8, "image_shape": SHAPE}
+  given["normalize"] = False
   tower = clip_image_tower(**given)
   np.testing.assert_allclose(tower.apply(tower.start(), batch)[0].logits, embedding, atol=1e-5)
   prompted = clip_image_tower(**given, prompts=2, prompt_depth=2)
@@ -89,6 +91,17 @@ def test_the_image_tower_alone_with_and_without_prompts():
   assert started.params["prompts"].shape == (2, 2, 24)
   np.testing.assert_array_equal(started.params["position"], tower.start().params["position"])
   assert not np.allclose(prompted.apply(started, batch)[0].logits, embedding, atol=1e-3)
+
+
+def test_images_in_the_unit_range_are_normalised():
+  image = jnp.asarray(reference("clip")["image"])
+  raw = image * jnp.array([0.26862954, 0.26130258, 0.27577711])[None, None, None]
+  raw += jnp.array([0.48145466, 0.4578275, 0.40821073])[None, None, None]
+  model = opened(normalize=True)
+  settled, settle = model.settled
+  for given, weights in ((model, model.start()), (settled, settle(model.start()))):
+    logits = given.apply(weights, {"image": raw})[0].logits
+    np.testing.assert_allclose(logits, reference("clip")["logits"], atol=1e-4)
 
 
 def test_a_gradient_reaches_both_towers_and_the_scale_in_bfloat16_too():
