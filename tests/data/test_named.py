@@ -9,7 +9,7 @@ from kdjax.data import digits, load_tokenizer, named_classes
 from kdjax.errors import KdjaxError
 
 TOKENIZER = str(Path(__file__).parents[2] / "configs" / "tokenizers" / "bytes")
-NAMES = tuple("zero one two three four five six seven eight nine".split())
+NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 GIVEN = {"images": "digits", "names": NAMES, "tokenizer": TOKENIZER, "novel": ("nine", "one")}
 
 

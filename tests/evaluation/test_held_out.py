@@ -46,5 +46,5 @@ def test_retrieved_examples_count_for_their_class():
 
 @pytest.mark.parametrize("novel", [(), (3,), (0, 1, 2), (-1,)])
 def test_novel_classes_must_be_some(novel):
-  with pytest.raises(KdjaxError, match="must be some of the classes 0 .. 2, and not all"):
+  with pytest.raises(KdjaxError, match=r"must be some of the classes 0 \.\. 2, and not all"):
     base_and_novel(jnp.zeros((2, 3)), jnp.zeros(2, jnp.int32), novel)

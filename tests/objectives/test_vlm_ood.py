@@ -1,4 +1,4 @@
-"""The terms of large vision-language distillation against the official code, and held-out labels."""
+"""Large vision-language distillation against the official code, and held-out labels."""
 
 from pathlib import Path
 
