@@ -162,7 +162,8 @@ def test_the_projector_is_the_official_one(reference):
     out, state = model.apply(variables, {"features": x}, taps=taps, train=True)
     return jnp.square(out.embedding).sum(), (out.embedding, state)
 
-  grad, (out, state) = jax.grad(loss, has_aux=True)(jnp.asarray(reference["projector_in"]))
+  run = jax.jit(jax.grad(loss, has_aux=True))
+  grad, (out, state) = run(jnp.asarray(reference["projector_in"]))
   np.testing.assert_allclose(out, reference["projector_out"], rtol=1e-4, atol=1e-5)
   np.testing.assert_allclose(grad, reference["projector_grad"], rtol=1e-3, atol=1e-3)
   np.testing.assert_allclose(state["norm"]["mean"], own["conv1.1.running_mean"], atol=1e-5)
@@ -175,14 +176,14 @@ def test_prompts_are_behind_the_patches_and_no_mean_reads_them():
   image, taps = {"image": jnp.ones((1, *SHAPE))}, frozenset({"hidden_states", "segment"})
   prompts = {"prompts": jnp.zeros((1, 3, 8))}
   both = variables._replace(params=variables.params | prompts)
-  out, _ = prompted.apply(both, image, taps=taps)
+  out = jax.jit(lambda v: prompted.apply(v, image, taps=taps)[0])(both)
   assert out.hidden_states.shape == (2, 1, 4 + 3, 8)
   np.testing.assert_allclose(
     out.segment(out.hidden_states[0], 1, 2), out.hidden_states[1], atol=1e-5
   )
   deep = vit(**given, prompts=3, prompt_depth=2)
   variables = deep.init(jax.random.key(1))
-  out, _ = deep.apply(variables, image, taps=taps)
+  out = jax.jit(lambda v: deep.apply(v, image, taps=taps)[0])(variables)
   np.testing.assert_allclose(
     out.segment(out.hidden_states[0], 1, 2), out.hidden_states[1], atol=1e-5
   )
@@ -194,7 +195,7 @@ def test_logits_are_cosines_with_the_teachers_classes(teacher, batch):
   variables = model.init(jax.random.key(1))
   variables = variables._replace(params=variables.params | begun.params)
   taps = frozenset({"logits", "hidden", "head", "embedding"})
-  out, _ = model.apply(variables, batch, taps=taps)
+  out = jax.jit(lambda v: model.apply(v, batch, taps=taps)[0])(variables)
   told = teacher.apply(teacher.frozen, (), batch, taps=frozenset({"head"})).head
   np.testing.assert_allclose(out.head.weight, told.weight, rtol=1e-6)
   f, w = np.asarray(out.embedding), np.asarray(told.weight)
