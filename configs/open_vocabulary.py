@@ -87,10 +87,15 @@ def pretrained(teacher: str) -> ml_collections.ConfigDict:
   """What the `paper` variants share: CLIP in models/TEACHER, EuroSAT in data/eurosat."""
   config = get_config()
   path = f"models/{teacher}"
-  config.data.images = {"name": "array_record_images", "path": "data/eurosat"}
-  config.data.update({"names": EUROSAT, "novel": EUROSAT[5:], "tokenizer": path})
-  config.data.template = "a centered satellite photo of {}."
-  config.data.augment = ({"name": "shift", "pixels": 16}, {"name": "flip"})
+  config.data = {
+    **config.data.to_dict(),
+    "images": {"name": "array_record_images", "path": "data/eurosat", "num_classes": 10},
+    "names": EUROSAT,
+    "novel": EUROSAT[5:],
+    "template": "a centered satellite photo of {}.",
+    "tokenizer": path,
+    "augment": ({"name": "shift", "pixels": 16}, {"name": "flip"}),
+  }
   config.teacher.model = {"name": "pretrained_clip", "path": path}
   config.checkpoint.every = config.eval.every = 5000
   return config

@@ -15,7 +15,7 @@ from kdjax.data.base import DataSet
 from kdjax.data.text import ClassifiedText, TextData, TextPairs, Vocabulary
 from kdjax.errors import KdjaxError, within
 from kdjax.generation.text import end_ids
-from kdjax.models.base import Model
+from kdjax.models.base import Model, ModelVars
 from kdjax.models.starts import adopting, inheriting
 from kdjax.objectives.base import Objective
 from kdjax.objectives.combinators import combine
@@ -234,7 +234,8 @@ def build_program(
 
 
 def _adopting(student: Model, teacher: Teacher | None, data: DataSet) -> Model:
-  if teacher is None or "head" not in teacher.taps:
+  single = teacher is not None and isinstance(teacher.frozen, ModelVars)
+  if not single or "head" not in teacher.taps:
     raise KdjaxError(
       "config.student classifies by its teacher's head, and config.teacher has none to read; take"
       " a model of classes with embeddings, such as clip, of kind 'frozen'"
