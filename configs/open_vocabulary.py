@@ -55,7 +55,7 @@ def get_config(images: str = "digits") -> ml_collections.ConfigDict:
     "text_depth": 2,
   }
   config.teacher.train = {
-    "total_steps": 600 if images == "digits" else 1500,
+    "total_steps": 600 if images == "digits" else 1200,
     "objective": {"name": "image_text_contrastive"},
     "data": {"told": True},
     "optimizer": {"learning_rate": 3e-3, "warmup_steps": 50},
@@ -63,7 +63,7 @@ def get_config(images: str = "digits") -> ml_collections.ConfigDict:
   }
   if images == "digits":
     config.teacher.train.data.augment = ({"name": "shift", "pixels": 1},)
-  config.batch_size = 64 if images == "digits" else 128
+  config.batch_size = 64
   config.optimizer.weight_decay = 1e-4
   config.eval.best_metric = "harmonic_mean"
   return config

@@ -52,7 +52,7 @@ def get_config(variant: str = "small") -> ml_collections.ConfigDict:
     "features": 32,
     "temperature": 0.07,
   }
-  config.total_steps = 300 if small else 1000
+  config.total_steps = 300 if small else 600
   config.objective = {"name": "prompt_kd", "kd_weight": 10.0}  # V = 10: the weight of an image is 1
   config.eval.every = config.total_steps
   config.stages = _stages(config, {"objective": config.objective.to_dict()})

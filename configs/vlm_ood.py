@@ -34,7 +34,9 @@ def get_config(variant: str = "small") -> ml_collections.ConfigDict:
     small = variant == "small"
     config = open_vocabulary.get_config("digits" if small else "fashion_mnist")
     image_model, embedding = {"name": "resnet", "depth": 8, "width": 8}, open_vocabulary.EMBEDDING
-    config.total_steps = 300 if small else 1000
+    if not small:
+      image_model = {"name": "vit", "patch": 7, "width": 32, "depth": 2}
+    config.total_steps = 300 if small else 600
     config.optimizer.learning_rate = 3e-3
     config.eval.every = config.total_steps
   config.data.labelled_only = True
