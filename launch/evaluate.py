@@ -18,12 +18,13 @@ from launch import main
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "folder of a run, or its checkpoints folder")
 MODEL = flags.DEFINE_enum("model", "student", ["student", "teacher"], "which model it holds")
 TASKS = flags.DEFINE_multi_string("task", [], "multiple-choice task file (BIG-bench JSON)")
+SHOTS = flags.DEFINE_integer("shots", 0, "labelled images of each class to help with; see README")
 OUT = flags.DEFINE_string("out", "", "also write the metrics to this JSON file")
 
 
 def job(config, stop) -> None:
   metrics = evaluate_checkpoint(
-    config, Path(CHECKPOINT.value), which=MODEL.value, tasks=TASKS.value
+    config, Path(CHECKPOINT.value), which=MODEL.value, tasks=TASKS.value, shots=SHOTS.value
   )
   print(format_table({MODEL.value: metrics}))
   if OUT.value:

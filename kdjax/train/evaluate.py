@@ -16,6 +16,7 @@ from kdjax.outputs import Outputs
 from kdjax.programs.distill import NO_TEACHER
 from kdjax.train.build import build_model, evaluator_of
 from kdjax.train.config import Config, check_config
+from kdjax.train.few_shot import few_shot_metrics
 from kdjax.train.likelihood import continuation_log_probs
 from kdjax.train.loop import summarize
 from kdjax.train.mesh import TEACHER_RULES, batch_sharding, check_batch, make_mesh, place
@@ -24,7 +25,7 @@ from kdjax.train.streams import Splits, evaluation_passes, load_data, teacher_da
 
 
 def evaluate_checkpoint(
-  config: Config, folder: Path, *, which: str = "student", tasks: Sequence[str] = ()
+  config: Config, folder: Path, *, which: str = "student", tasks: Sequence[str] = (), shots: int = 0
 ) -> dict[str, float]:
   """Evaluates one model of a run on the test data.
 
@@ -33,9 +34,11 @@ def evaluate_checkpoint(
     folder: of the run (or its checkpoints).
     which: "student" or "teacher": the architecture that the checkpoint holds.
     tasks: files of multiple-choice tasks in BIG-bench's format, for models of text.
+    shots: labelled images of each class for the accuracy by a few examples; 0 leaves that out.
 
   Returns:
-    accuracy, nll, brier, ece and what else the evaluation gives; `<task>/<metric>` for each task.
+    accuracy, nll, brier, ece and what else the evaluation gives; `<task>/<metric>` for each task;
+    `few_shot/<metric>` with shots.
 
   Raises:
     KdjaxError: no checkpoint there, another architecture, or a mistake in the config.
@@ -53,6 +56,10 @@ def evaluate_checkpoint(
   weights = load_model(folder, model, mesh, TEACHER_RULES)
 
   results = evaluate_weights(config, splits, model, weights)
+  if shots:
+    own = splits.whole._replace(train=splits.train)
+    size = config["eval"]["batch_size"]
+    results |= few_shot_metrics(model, weights, own, mesh, shots=shots, batch_size=size)
   if read and (model.decode is None or isinstance(model.spec, Seq2SeqSpec)):
     raise KdjaxError("--task wants a causal language model; this one continues no text")
   for task in read:

@@ -37,16 +37,22 @@ def tiny(module) -> dict:
 
 
 def test_a_job_tells_both_kinds_of_classes_and_keeps_their_embeddings(tmp_path):
-  config = tiny(prompt_kd)
+  config = tiny(prompt_kd) | {"stages": None}  # of the two, the second
   results = run_job(config, tmp_path)["results"]
-  for row in ("teacher", "student_prompt_kd_start", "student_prompt_kd"):
+  for row in ("teacher", "student_prompt_kd"):
     own = results[row]
     a, b = own["base_accuracy"], own["novel_accuracy"]
     assert own["harmonic_mean"] == pytest.approx(2 * a * b / (a + b) if a + b else 0)
   # Without the teacher: the checkpoint has the embeddings of the classes.
-  last = stages_of(config)[-1].config
-  again = evaluate_checkpoint(last, tmp_path)
+  again = evaluate_checkpoint(config, tmp_path)
   assert again["harmonic_mean"] == pytest.approx(results["student_prompt_kd"]["harmonic_mean"])
+  with pytest.raises(KdjaxError, match=r"class 1 has 0 labelled .* config\.data\.told = True"):
+    evaluate_checkpoint(config, tmp_path, shots=2)
+  told = merge(config, {"data": {"told": True}})
+  helped = evaluate_checkpoint(told, tmp_path, shots=5)
+  # Five images of each class say more than six steps of training.
+  assert helped["few_shot/accuracy"] > helped["accuracy"]
+  assert 0 < helped["few_shot/harmonic_mean"] <= 1
 
 
 @pytest.mark.parametrize("key", KEYS)

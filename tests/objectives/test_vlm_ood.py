@@ -1,11 +1,13 @@
 """Large vision-language distillation against the official code, and held-out labels."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from kdjax import losses
 from kdjax.errors import KdjaxError
@@ -57,6 +59,31 @@ def test_losses_and_gradients_are_the_official_ones(reference, name):
   value, grad = jax.value_and_grad(loss)(embedding)
   np.testing.assert_allclose(value, reference[f"vlm_{name}"], rtol=1e-5)
   np.testing.assert_allclose(grad, reference[f"vlm_{name}_grad"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["all", "clip"])
+def test_eight_devices_change_nothing(reference, name):
+  embedding, teacher, batch = sides(reference)
+  objective = CASES["all"] if name == "all" else image_text_contrastive()
+  student = Outputs(embedding=embedding, hidden=10 * unit(embedding), head=teacher.head)
+  mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+  rows = NamedSharding(mesh, PartitionSpec("data"))
+  told = {"embedding": teacher.embedding}
+
+  @jax.jit
+  def gradient(embedding, told, label):
+    def loss(embedding):
+      own = dataclasses.replace(student, embedding=embedding, hidden=10 * unit(embedding))
+      other = Outputs(**told, head=teacher.head)
+      empty = objective.init(jax.random.key(0), own, other, {"label": label})
+      out = objective.apply(empty, own, other, {"label": label}, step=0, rng=jax.random.key(0))
+      return total(out)
+
+    return jax.value_and_grad(loss)(embedding)
+
+  given = embedding, told, jnp.asarray(batch["label"])
+  alone, spread = gradient(*given), gradient(*jax.device_put(given, rows))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), alone, spread)
 
 
 def test_the_filter_lets_some_through_and_not_all(reference):
