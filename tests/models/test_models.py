@@ -16,15 +16,6 @@ from kdjax.outputs import TAPS
 SHAPE = (8, 8, 2)
 CLASSES = 10
 SMALL = {
-  "clip": {
-    "prompts": [[i, 10] for i in range(CLASSES)],
-    "vocab": 11,
-    "embedding": 8,
-    "width": 16,
-    "depth": 3,
-    "heads": 2,
-    "text_width": 16,
-  },
   "convnext": {"widths": (4, 8), "depths": (1, 2), "patch": 2},
   "imagenet_resnet": {"widths": (8, 16), "depths": (1, 2), "stem": 4},
   "mlp": {"hidden": (16, 12)},
@@ -35,7 +26,7 @@ SMALL = {
 }
 # Models of text and checkpoints have tests of their own.
 OTHERS = {"decoder", "pretrained", "pretrained_image", "seq2seq", "text_classifier"}
-OTHERS |= {"clip_image_tower", "open_vocabulary", "pretrained_clip"}
+OTHERS |= {"clip", "clip_image_tower", "open_vocabulary", "pretrained_clip"}
 # Mesh axes of the logical names; the batch is split over the first two axes of the mesh.
 RULES = dict.fromkeys(("mlp", "heads", "kv_heads", "vocab"), "tensor") | {"embed": "fsdp"}
 EVERY = pytest.mark.parametrize("name", sorted(SMALL))
@@ -101,8 +92,7 @@ def test_head_reads_hidden(name, full):
   out, _ = full[name]
   kernel, bias = out.head.kernel, out.head.bias
   assert out.logits.shape == (8, CLASSES)
-  added = 0 if bias is None else bias[None]  # CLIP's head has none
-  np.testing.assert_allclose(out.hidden @ kernel + added, out.logits, atol=1e-5)
+  np.testing.assert_allclose(out.hidden @ kernel + bias[None], out.logits, atol=1e-5)
   np.testing.assert_array_equal(out.hidden, out.embedding)
 
 

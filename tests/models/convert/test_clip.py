@@ -1,8 +1,10 @@
 """CLIP computes what PyTorch's transformers computes, and goes back to the same files."""
 
+import doctest
 import functools
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import jax
@@ -11,9 +13,17 @@ import numpy as np
 import pytest
 
 from kdjax.errors import KdjaxError
-from kdjax.models import clip, clip_image_tower, pretrained, pretrained_clip, pretrained_image
+from kdjax.models import (
+  ModelVars,
+  clip,
+  clip_image_tower,
+  pretrained,
+  pretrained_clip,
+  pretrained_image,
+)
 from kdjax.models.base import overlay
 from kdjax.models.convert import config_of, open_checkpoint, spec_of, tensors_of, write_checkpoint
+from kdjax.train.mesh import batch_sharding, make_mesh, shardings
 
 FOLDER = Path(__file__).parents[3] / "third_party" / "reference" / "image_models"
 SHAPE = (16, 16, 3)
@@ -94,6 +104,34 @@ def test_the_image_tower_alone_with_and_without_prompts():
   assert started.params["prompts"].shape == (2, 2, 24)
   np.testing.assert_array_equal(started.params["position"], tower.start().params["position"])
   assert not np.allclose(applied(prompted, started, batch).logits, embedding, atol=1e-3)
+
+
+def test_example():
+  result = doctest.testmod(sys.modules[clip.__module__])
+  assert result.attempted > 0 and result.failed == 0
+
+
+def test_eight_devices_change_neither_value_nor_gradient():
+  model, image = opened(), jnp.asarray(reference("clip")["image"])
+  batch, variables = {"image": jnp.tile(image, (4, 1, 1, 1))}, model.start()
+
+  @jax.jit
+  def gradient(params, batch):
+    def loss(params):
+      out, _ = model.apply(ModelVars(params, {}), batch)
+      return jax.nn.logsumexp(out.logits, axis=-1).mean()
+
+    return jax.value_and_grad(loss)(params)
+
+  mesh = make_mesh(data=4, fsdp=2)
+  rules = {"embed": "fsdp", "heads": None, "mlp": "fsdp"}
+  placed = shardings(variables, model.axes(), rules, mesh)
+  spread = jax.device_put(variables, placed).params, jax.device_put(batch, batch_sharding(mesh))
+  assert len(spread[0]["text"]["embed"]["tokens"].sharding.device_set) == 8
+  alone = gradient(variables.params, batch)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), alone, gradient(*spread)
+  )
 
 
 def test_images_in_the_unit_range_are_normalised():
