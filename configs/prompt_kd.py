@@ -22,7 +22,7 @@ TOLD = {"objective": {"name": "base_cross_entropy"}, "data": {"labelled_only": T
 
 
 def get_config(variant: str = "small") -> ml_collections.ConfigDict:
-  """`small`: digits, two CPU cores, about two minutes. `fashion_mnist`: its images, ten minutes.
+  """`small`: digits, two CPU cores, about two minutes. `fashion_mnist`: its images, five minutes.
 
   `paper`: ViT-L/14 into ViT-B/16 on EuroSAT at 224 pixels, 20 epochs, from checkpoints in models/
   and images that were written as ArrayRecord to data/eurosat. The teacher is CLIP as it is: its own

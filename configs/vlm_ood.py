@@ -14,7 +14,7 @@ from configs import open_vocabulary
 
 
 def get_config(variant: str = "small") -> ml_collections.ConfigDict:
-  """`small`: digits, two CPU cores, about two minutes. `fashion_mnist`: its images, ten minutes.
+  """`small`: digits, two CPU cores, about two minutes. `fashion_mnist`: its images, five minutes.
 
   `paper`: ViT-L/14 into a ResNet-18 with SGD, 90 epochs, on EuroSAT at 224 pixels (the paper has
   five other sets), from a checkpoint in models/ and images in data/eurosat.
