@@ -29,7 +29,7 @@ def get_config(variant: str = "small") -> ml_collections.ConfigDict:
   sizes = lambda layers, width: {"layers": layers, "width": width, "mlp_width": 2 * width}  # noqa: E731
   config.capacity_gap = {
     "students": tuple(sizes(1, width) for width in (16, 24, 32)),
-    "teachers": (sizes(1, 32), sizes(1, 64), sizes(2, 96), sizes(4, 96)),
+    "teachers": (sizes(1, 48), sizes(1, 72), sizes(2, 96), sizes(4, 96)),
   }
   config.compare.title = "The law of the capacity gap on Python's library"
   return config
