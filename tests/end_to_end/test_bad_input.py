@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 
 import jax
 import numpy as np
@@ -413,6 +414,10 @@ def test_a_disk_that_fills_up(full_at, kept, small_disk, finished):
     nonlocal asked
     asked += 1
     if asked == full_at:
+      for _ in range(600):  # the save before is made in the background
+        if steps(small_disk / "run") == kept:
+          break
+        time.sleep(0.05)
       with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
           file.write(b"x" * 4096)
