@@ -85,6 +85,8 @@ def distilled_by(variant: str, loss: str, title: str, **arguments) -> ml_collect
   config = get_config()
   config.objective = {"name": "logit_kd", "loss": loss, "chunk_size": 32} | arguments
   config.baseline = {"objective": {"name": "logit_kd", "loss": "forward_kl", "chunk_size": 32}}
+  # Pruned and not yet trained, a student is sure of nonsense, where bounded divergences are flat.
+  config.student.weights = False
   config.compare.names = {"baseline": "student_forward_kl", "method": f"student_{loss}"}
   config.compare.title = title
   if variant == "paper":

@@ -64,7 +64,7 @@ CONFIG_MISTAKES = {
     [
       "config.student.name = 'mpl'",
       "did you mean 'mlp'?",
-      "exists: convnext, decoder",
+      "convnext, decoder",
     ],
   ),
   "teacher name": ({"teacher.model.name": "vti"}, ["config.teacher.model.name", "'vit'?"]),
