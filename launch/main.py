@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from kdjax.errors import KdjaxError
+from kdjax.train.lock import in_use
 from kdjax.train.loop import Interrupted
 from kdjax.train.stopping import stop_signals
 from launch import options
@@ -38,7 +40,9 @@ def run(
     with _one_message():
       join_processes()
       try:
-        with stop_signals() as stop:
+        workdir = flags.FLAGS.get_flag_value("workdir", None)
+        held = in_use(Path(workdir)) if workdir else contextlib.nullcontext()
+        with held, stop_signals() as stop:
           config = options.CONFIG.value
           job(None if config is None else config.to_dict(), stop)
       except Interrupted as stopped:

@@ -59,7 +59,7 @@ class DataSet(NamedTuple):
     num_classes: labels are 0 .. num_classes - 1.
     image_shape: (height, width, channels).
     name: for messages and reports.
-    prompts: the text of each class in tokens, rows of equal length; () where classes have no names.
+    class_texts: of each class in tokens, rows of equal length; () where classes have no names.
     vocab: number of tokens.
     novel: the classes whose labels are held out; those of `train` may have none.
   """
@@ -69,7 +69,7 @@ class DataSet(NamedTuple):
   num_classes: int
   image_shape: tuple[int, int, int]
   name: str
-  prompts: tuple[tuple[int, ...], ...] = ()
+  class_texts: tuple[tuple[int, ...], ...] = ()
   vocab: int = 0
   novel: tuple[int, ...] = ()
 

@@ -35,7 +35,7 @@ def named_classes(
     template: the text around a name.
 
   Returns:
-    The data set with `prompts`, `vocab` and `novel`.
+    The data set with `class_texts`, `vocab` and `novel`.
 
   Raises:
     KdjaxError: unknown images or novel names, names that do not fit the classes, a template without
@@ -74,7 +74,7 @@ def named_classes(
     train = View(train, np.arange(len(train)), labels)
   return whole._replace(
     train=train,
-    prompts=tuple(tuple(text + [end] * (longest - len(text))) for text in texts),
+    class_texts=tuple(tuple(text + [end] * (longest - len(text))) for text in texts),
     vocab=vocab_size(read),
     novel=held,
   )

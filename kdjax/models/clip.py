@@ -86,7 +86,7 @@ def clip(
   *,
   num_classes: int,
   image_shape: tuple[int, int, int],
-  prompts: Sequence[Sequence[int]],
+  class_texts: Sequence[Sequence[int]],
   vocab: int,
   embedding: int = 64,
   patch: int = 4,
@@ -103,7 +103,7 @@ def clip(
   Args:
     num_classes: V, the number of classes.
     image_shape: (height, width, channels) of `batch["image"]`.
-    prompts: the text of each class as tokens [V, T], each ended by one token that also fills the
+    class_texts: that of each class as tokens [V, T], each ended by one token that also fills the
       row; a data set with named classes gives them.
     vocab: number of tokens.
     embedding: width of the common space.
@@ -115,11 +115,11 @@ def clip(
     See `clip_model`.
 
   Raises:
-    KdjaxError: a hyper-parameter out of its range, or prompts that do not fit the classes.
+    KdjaxError: a hyper-parameter out of its range, or class_texts that do not fit the classes.
 
   Example:
     >>> model = clip(
-    ...   num_classes=2, image_shape=(8, 8, 1), prompts=[[4, 1, 0], [2, 0, 0]], vocab=5, depth=1
+    ...   num_classes=2, image_shape=(8, 8, 1), class_texts=[[4, 1, 0], [2, 0, 0]], vocab=5, depth=1
     ... )
     >>> variables = model.init(jax.random.key(0))
     >>> model.apply(variables, {"image": jnp.zeros((3, 8, 8, 1))})[0].logits.shape
@@ -133,7 +133,7 @@ def clip(
   fits = rows % patch == 0 and columns % patch == 0
   checks.require(fits, "patch", patch, f"a divisor of the image's sides, {rows} and {columns}")
   checks.require(width % heads == 0, "heads", heads, f"a divisor of width, {width}")
-  tokens = checked_prompts(prompts, num_classes, vocab)
+  tokens = checked_prompts(class_texts, num_classes, vocab)
   spec = ClipSpec(
     vision=vision_spec(
       image=(rows, columns),
@@ -165,26 +165,26 @@ def vision_spec(**own: Any) -> ViTSpec:
 
 
 def checked_prompts(
-  prompts: Sequence[Sequence[int]], num_classes: int, vocab: int
+  class_texts: Sequence[Sequence[int]], num_classes: int, vocab: int
 ) -> Int[np.ndarray, "class time"]:
-  """The prompts as an array; raises KdjaxError where they do not fit."""
-  equal = len(prompts) == num_classes and len({len(row) for row in prompts}) == 1
+  """The texts as an array; raises KdjaxError where they do not fit."""
+  equal = len(class_texts) == num_classes and len({len(row) for row in class_texts}) == 1
   wanted = f"{num_classes} rows of equal length, one for each class"
-  checks.require(equal, "prompts", f"{len(prompts)} rows", wanted)
-  tokens = np.asarray(prompts, np.int32)
+  checks.require(equal, "class_texts", f"{len(class_texts)} rows", wanted)
+  tokens = np.asarray(class_texts, np.int32)
   fits = tokens.size > 0 and tokens.min() >= 0 and tokens.max() < vocab
-  checks.require(fits, "prompts", prompts, f"tokens from 0 to {vocab - 1}")
+  checks.require(fits, "class_texts", class_texts, f"tokens from 0 to {vocab - 1}")
   return tokens
 
 
 def clip_model(
-  spec: ClipSpec, prompts: Int[np.ndarray, "class time"], *, dtype: str = "float32"
+  spec: ClipSpec, class_texts: Int[np.ndarray, "class time"], *, dtype: str = "float32"
 ) -> Model:
-  """The model of a spec, for classes that are described by prompts.
+  """The model of a spec, for classes that are described by texts.
 
   Args:
     spec: of the towers.
-    prompts: int32 [V, T], the classes' texts.
+    class_texts: int32 [V, T], the classes' texts.
     dtype: compute dtype of both towers.
 
   Returns:
@@ -212,7 +212,7 @@ def clip_model(
     return ModelVars(params, {})
 
   def classes(params: Any) -> Float[Array, "class width"]:
-    return unit(embed_texts(spec, text, params, jnp.asarray(prompts)))
+    return unit(embed_texts(spec, text, params, jnp.asarray(class_texts)))
 
   def apply(
     variables: ModelVars,
@@ -254,10 +254,10 @@ def clip_model(
     apply=apply,
     axes=axes,
     taps=vision.taps - OWN | OWN,
-    num_classes=len(prompts),
+    num_classes=len(class_texts),
     spec=spec,
   )
-  return model._replace(settled=(settled_on(vision, len(prompts)), settle))
+  return model._replace(settled=(settled_on(vision, len(class_texts)), settle))
 
 
 def embed_texts(

@@ -26,7 +26,7 @@ def pretrained_clip(
   path: str,
   num_classes: int,
   image_shape: tuple[int, int, int],
-  prompts: Sequence[Sequence[int]],
+  class_texts: Sequence[Sequence[int]],
   normalize: bool = True,
   dtype: str = "float32",
 ) -> Model:
@@ -36,7 +36,7 @@ def pretrained_clip(
     path: a Hugging Face folder, or package:NAME[/PATH] (see `kdjax.paths.locate`).
     num_classes: V, the number of classes.
     image_shape: (height, width, channels) of `batch["image"]`.
-    prompts: the text of each class in the checkpoint's tokens [V, T], with those that begin and end
+    class_texts: of each class in the checkpoint's tokens [V, T], with those that begin and end
       a text.
     normalize: images in [0, 1] get CLIP's mean and deviation taken off; False: they have been.
     dtype: compute dtype.
@@ -45,10 +45,10 @@ def pretrained_clip(
     See `kdjax.models.clip.clip_model`; its `start` reads the weights.
 
   Raises:
-    KdjaxError: no such checkpoint, one of another kind, tensors, images or prompts that do not fit.
+    KdjaxError: no such checkpoint, one of another kind, tensors, images or texts that do not fit.
   """
   checkpoint, spec = _opened(path, image_shape)
-  tokens = checked_prompts(prompts, num_classes, spec.text.vocab)
+  tokens = checked_prompts(class_texts, num_classes, spec.text.vocab)
   model = clip_model(spec, tokens, dtype=dtype)
   check_weights(checkpoint, model)
   read = model

@@ -91,7 +91,7 @@ def _shape(spec: Spec, data: DataSet | TextData | Vocabulary) -> dict[str, Any]:
   """What the data decide of a model, as far as its constructor asks for it."""
   shape = {
     name: getattr(data, name)
-    for name in ("num_classes", "image_shape", "start", "prompts", "vocab")
+    for name in ("num_classes", "image_shape", "start", "class_texts", "vocab")
     if hasattr(data, name)
   }
   asked = _asked(spec)

@@ -17,8 +17,8 @@ def test_prompts_say_the_names_and_end_alike():
   data = named_classes(**GIVEN, template="a {} here")
   tokenizer = load_tokenizer(TOKENIZER)
   end = tokenizer.eos_token_id
-  assert len(data.prompts) == 10 and len({len(row) for row in data.prompts}) == 1
-  for name, row in zip(NAMES, data.prompts, strict=True):
+  assert len(data.class_texts) == 10 and len({len(row) for row in data.class_texts}) == 1
+  for name, row in zip(NAMES, data.class_texts, strict=True):
     first = row.index(end)
     assert tokenizer.decode(row[:first]) == f"a {name} here"
     assert set(row[first:]) == {end}

@@ -53,7 +53,7 @@ def teacher():
   model = clip(
     num_classes=V,
     image_shape=SHAPE,
-    prompts=[[1, 2, 0], [3, 0, 0], [2, 2, 0], [4, 1, 0]],
+    class_texts=[[1, 2, 0], [3, 0, 0], [2, 2, 0], [4, 1, 0]],
     vocab=5,
     embedding=D,
     width=8,

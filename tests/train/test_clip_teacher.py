@@ -19,7 +19,7 @@ def test_a_checkpoint_of_clip_teaches_and_another_is_taught():
   rng = np.random.default_rng(0)
   image, label = rng.random((8, 16, 16, 3), np.float32), np.arange(8) % 3
   prompts = ((48, 7, 49), (48, 9, 49), (48, 30, 49))
-  data = arrays(image, label, image, label)._replace(prompts=prompts, vocab=50, novel=(2,))
+  data = arrays(image, label, image, label)._replace(class_texts=prompts, vocab=50, novel=(2,))
   config = prompt_kd.get_config().to_dict() | {"stages": None}
   config["teacher"] |= {"model": {"name": "pretrained_clip", "path": str(CLIP)}}
   tower = {"name": "clip_image_tower", "path": str(CLIP), "prompts": 2, "prompt_depth": 2}

@@ -36,7 +36,11 @@ def reference(name):
 
 
 def opened(name="clip", **options):
-  given = {"num_classes": 3, "image_shape": SHAPE, "prompts": reference(name)["prompts"].tolist()}
+  given = {
+    "num_classes": 3,
+    "image_shape": SHAPE,
+    "class_texts": reference(name)["prompts"].tolist(),
+  }
   given["normalize"] = False  # as transformers' model, which is given normalised images
   return pretrained_clip(path=str(FOLDER / name), **given | options)
 
@@ -164,10 +168,10 @@ def test_a_gradient_reaches_both_towers_and_the_scale_in_bfloat16_too():
 def test_what_does_not_fit_is_told(tmp_path):
   with pytest.raises(KdjaxError, match=r"images of shape \(16, 16, 3\); the data have \(8, 8, 3\)"):
     opened(image_shape=(8, 8, 3))
-  with pytest.raises(KdjaxError, match="'prompts' is '3 rows'; wanted 2 rows"):
+  with pytest.raises(KdjaxError, match="'class_texts' is '3 rows'; wanted 2 rows"):
     opened(num_classes=2)
   with pytest.raises(KdjaxError, match="tokens from 0 to 49"):
-    opened(prompts=[[50], [1], [1]])
+    opened(class_texts=[[50], [1], [1]])
   with pytest.raises(KdjaxError, match="vit model; a CLIP is wanted"):
     clip_image_tower(path=str(FOLDER / "vit"), num_classes=8, image_shape=SHAPE)
   with pytest.raises(KdjaxError, match="'num_classes' is 5; wanted 8"):
@@ -181,6 +185,6 @@ def test_what_does_not_fit_is_told(tmp_path):
   config["text_config"]["hidden_act"] = "relu"
   (folder / "config.json").write_text(json.dumps(config))
   with pytest.raises(KdjaxError, match=r"hidden_act = 'relu' of a 'clip' model"):
-    pretrained_clip(path=str(folder), num_classes=1, image_shape=SHAPE, prompts=[[1]])
+    pretrained_clip(path=str(folder), num_classes=1, image_shape=SHAPE, class_texts=[[1]])
   with pytest.raises(KdjaxError, match="'text_heads' is 3; wanted a divisor"):
-    clip(num_classes=1, image_shape=(8, 8, 1), prompts=[[1]], vocab=2, text_heads=3)
+    clip(num_classes=1, image_shape=(8, 8, 1), class_texts=[[1]], vocab=2, text_heads=3)
