@@ -145,6 +145,8 @@ def _sound(manifest: Manifest) -> Manifest:
     # A manifest names files beside itself and no others.
     if Path(shard["name"]).name != shard["name"]:
       raise ValueError(f"a shard is named {shard['name']!r}")
+  if sum(shard["examples"] for shard in manifest.shards) != manifest.examples:
+    raise ValueError(f"its shards do not hold the {manifest.examples} examples that it tells of")
   return manifest
 
 
