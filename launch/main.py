@@ -40,7 +40,7 @@ def run(
     with _one_message():
       join_processes()
       try:
-        workdir = flags.FLAGS.get_flag_value("workdir", None)
+        workdir = flags.FLAGS["workdir"].value if "workdir" in flags.FLAGS else None
         held = in_use(Path(workdir)) if workdir else contextlib.nullcontext()
         with held, stop_signals() as stop:
           config = options.CONFIG.value
