@@ -172,7 +172,7 @@ def _from_gguf(path: Path) -> PreTrainedTokenizerFast:
 def _metadata(path: Path) -> dict[str, Any]:
   from gguf import GGUFReader
 
-  from kdjax.models.convert.gguf_header import check_header
+  from kdjax.gguf_header import check_header
 
   check_header(path)
   try:

@@ -16,10 +16,10 @@ from gguf import GGUFReader
 from gguf.quants import dequantize
 
 from kdjax.errors import KdjaxError
+from kdjax.gguf_header import check_header
 from kdjax.models.convert import safetensor
 from kdjax.models.convert.checkpoint import Checkpoint, Stored
 from kdjax.models.convert.gguf_config import ARCHITECTURES, config_of
-from kdjax.models.convert.gguf_header import check_header
 
 _PLAIN = {
   Type.F32: np.dtype(np.float32),
