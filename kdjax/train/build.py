@@ -30,8 +30,8 @@ from kdjax.train import optimizers
 
 Spec = Mapping[str, Any]
 
-# What `config.optimizer` holds beside the optimiser's own arguments.
 ON_NONFINITE = ("stop", "skip", "roll_back")
+# What `config.optimizer` holds beside the optimiser's own arguments.
 OPTIMIZER = {
   "learning_rate": float,
   "schedule": str,

@@ -1,6 +1,6 @@
 """Fuzzing of one reader, guided by coverage.
 
-  pip install 'kdjax[fuzz]'
+  pip install -e '.[fuzz]'
   python -m tests.fuzz gguf -max_total_time=600
 
 What follows the reader's name is for libFuzzer. A file that makes the reader fail in another way
