@@ -184,6 +184,18 @@ def check_segment(start: int, stop: int, depth: int) -> None:
     )
 
 
+class MapNorm(nnx.Module):
+  """Batch normalisation in float32 of maps of any dtype."""
+
+  def __init__(self, width: int, *, rngs: nnx.Rngs):
+    metadata = {"scale_metadata": named("norm"), "bias_metadata": named("norm")}
+    self.norm = nnx.BatchNorm(width, momentum=0.9, rngs=rngs, **metadata)
+
+  def __call__(self, hidden: Array, train: bool) -> Array:
+    normed = self.norm(hidden.astype(jnp.float32), use_running_average=not train)
+    return normed.astype(hidden.dtype)
+
+
 def read_out(
   head: nnx.Linear, hidden: Float[Array, "batch width"], taps: frozenset[str]
 ) -> Outputs:
@@ -198,5 +210,27 @@ def read_out(
     head=Head(head.kernel[...], None if head.bias is None else head.bias[...])
     if "head" in taps
     else None,
+    embedding=hidden if "embedding" in taps else None,
+  )
+
+
+def read_out_both(
+  heads: tuple[nnx.Linear, nnx.Linear],
+  first: Float[Array, "batch width"],
+  second: Float[Array, "batch width"],
+  taps: frozenset[str],
+) -> Outputs:
+  """The end of a classifier with a distillation token: the mean of two heads, one for each token.
+
+  It is one head that reads both tokens side by side; `hidden` is [B, 2 width].
+  """
+  hidden = jnp.concatenate([first, second], axis=-1)
+  kernel = jnp.concatenate([head.kernel[...] for head in heads]) / 2
+  head = Head(kernel, sum(head.bias[...] for head in heads) / 2)
+  return Outputs(
+    logits=head.logits(hidden) if "logits" in taps else None,
+    distillation_logits=heads[1](second) if "distillation_logits" in taps else None,
+    hidden=hidden if "hidden" in taps else None,
+    head=head if "head" in taps else None,
     embedding=hidden if "embedding" in taps else None,
   )

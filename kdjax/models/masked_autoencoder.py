@@ -13,9 +13,18 @@ from jaxtyping import Array, Float, Int
 
 from kdjax.models import checks
 from kdjax.models.base import Model, functional
-from kdjax.models.layers import Depth, layer_norm, linear, named, read_out, scan_layers, stacked
+from kdjax.models.layers import (
+  Depth,
+  layer_norm,
+  linear,
+  named,
+  read_out,
+  read_out_both,
+  scan_layers,
+  stacked,
+)
 from kdjax.models.vision_transformer import ViTSpec, _Block
-from kdjax.outputs import Head, Outputs
+from kdjax.outputs import Outputs
 
 SEED = "mask_seed"  # of the batch
 _TAPS = frozenset({"logits", "hidden", "head", "embedding", "hidden_states"})
@@ -166,21 +175,9 @@ class _MAE(nnx.Module):
     return out
 
   def _read(self, hidden: Array, second: bool, taps) -> Outputs:
-    """Class token alone, or the mean of two heads as one that reads both tokens side by side."""
     if not second:
       return read_out(self.head, hidden[:, 0], taps)
-    last = hidden[:, -1]
-    both = jnp.concatenate([hidden[:, 0], last], axis=-1)
-    heads = self.head, self.distillation_head
-    kernel = jnp.concatenate([head.kernel[...] for head in heads]) / 2
-    head = Head(kernel, sum(head.bias[...] for head in heads) / 2)
-    return Outputs(
-      logits=head.logits(both) if "logits" in taps else None,
-      distillation_logits=self.distillation_head(last) if "distillation_logits" in taps else None,
-      hidden=both if "hidden" in taps else None,
-      head=head if "head" in taps else None,
-      embedding=both if "embedding" in taps else None,
-    )
+    return read_out_both((self.head, self.distillation_head), hidden[:, 0], hidden[:, -1], taps)
 
 
 def masked_autoencoder(

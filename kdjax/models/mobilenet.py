@@ -12,7 +12,7 @@ from jaxtyping import Array
 
 from kdjax.models import checks
 from kdjax.models.base import Model, functional
-from kdjax.models.layers import Depthwise, linear, named, read_out
+from kdjax.models.layers import Depthwise, MapNorm, linear, read_out
 from kdjax.models.residual_network import ConvNorm
 from kdjax.outputs import Outputs
 
@@ -25,24 +25,12 @@ STAGES = {
 STEM, LAST = 32, 1280
 
 
-class _Norm(nnx.Module):
-  """Batch normalisation in float32 of maps of any dtype."""
-
-  def __init__(self, width: int, *, rngs: nnx.Rngs):
-    metadata = {"scale_metadata": named("norm"), "bias_metadata": named("norm")}
-    self.norm = nnx.BatchNorm(width, momentum=0.9, rngs=rngs, **metadata)
-
-  def __call__(self, hidden: Array, train: bool) -> Array:
-    normed = self.norm(hidden.astype(jnp.float32), use_running_average=not train)
-    return normed.astype(hidden.dtype)
-
-
 class _Pointwise(nnx.Module):
   """A 1x1 convolution, as a product, and its norm."""
 
   def __init__(self, before: int, after: int, *, dtype, rngs: nnx.Rngs):
     self.conv = linear(before, after, (None, "embed"), rngs=rngs, dtype=dtype, use_bias=False)
-    self.norm = _Norm(after, rngs=rngs)
+    self.norm = MapNorm(after, rngs=rngs)
 
   def __call__(self, hidden: Array, train: bool) -> Array:
     return self.norm(self.conv(hidden), train)
@@ -53,7 +41,7 @@ class _Local(nnx.Module):
 
   def __init__(self, width: int, *, stride: int, dtype, rngs: nnx.Rngs):
     self.conv = Depthwise(width, 3, stride=stride, use_bias=False, dtype=dtype, rngs=rngs)
-    self.norm = _Norm(width, rngs=rngs)
+    self.norm = MapNorm(width, rngs=rngs)
 
   def __call__(self, hidden: Array, train: bool) -> Array:
     return self.norm(self.conv(hidden), train)

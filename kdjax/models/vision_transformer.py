@@ -22,10 +22,11 @@ from kdjax.models.layers import (
   linear,
   named,
   read_out,
+  read_out_both,
   scan_layers,
   stacked,
 )
-from kdjax.outputs import Head, Outputs
+from kdjax.outputs import Outputs
 
 _LAYER_TAPS = frozenset({"hidden_states", "queries", "keys", "values", "attention"})
 _TAPS = _LAYER_TAPS | {"logits", "hidden", "head", "embedding", "segment"}
@@ -277,27 +278,12 @@ class _ViT(nnx.Module):
     hidden, collected = self._run(self._tokens(image), rngs, taps)
     hidden = self.norm(hidden.astype(jnp.float32))
     if self.spec.second_head:
-      out = self._read_both(hidden[:, 0], hidden[:, 1], taps)
+      out = read_out_both((self.head, self.distillation_head), hidden[:, 0], hidden[:, 1], taps)
     else:
       patches = hidden[:, : hidden.shape[1] - self.spec.prompts]
       pooled = hidden[:, 0] if self.spec.tokens else patches.mean(1)
       out = read_out(self.head, pooled, taps)
     return dataclasses.replace(out, **collected)
-
-  def _read_both(self, first: Array, second: Array, taps: frozenset[str]) -> Outputs:
-    """The mean of two heads is one head that reads both tokens side by side."""
-    hidden = jnp.concatenate([first, second], axis=-1)
-    heads = self.head, self.distillation_head
-    kernel = jnp.concatenate([head.kernel[...] for head in heads]) / 2
-    bias = sum(head.bias[...] for head in heads) / 2
-    head = Head(kernel, bias)
-    return Outputs(
-      logits=head.logits(hidden) if "logits" in taps else None,
-      distillation_logits=self.distillation_head(second) if "distillation_logits" in taps else None,
-      hidden=hidden if "hidden" in taps else None,
-      head=head if "head" in taps else None,
-      embedding=hidden if "embedding" in taps else None,
-    )
 
 
 def vit(

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from kdjax.models import checks
 from kdjax.models.base import Model, functional
-from kdjax.models.layers import dropout_rngs, linear, named, read_out
+from kdjax.models.layers import MapNorm, dropout_rngs, linear, named, read_out
 from kdjax.outputs import Outputs
 
 _TAPS = frozenset({"logits", "hidden", "head", "features", "preactivations", "embedding"})
@@ -35,24 +35,12 @@ def _conv(before: int, after: int, *, size: int, stride: int = 1, dtype, rngs) -
   )
 
 
-class _Norm(nnx.Module):
-  """Batch normalisation in float32 of maps of any dtype."""
-
-  def __init__(self, width: int, *, rngs: nnx.Rngs):
-    metadata = {"scale_metadata": named("norm"), "bias_metadata": named("norm")}
-    self.norm = nnx.BatchNorm(width, momentum=0.9, rngs=rngs, **metadata)
-
-  def __call__(self, hidden: Array, train: bool) -> Array:
-    normed = self.norm(hidden.astype(jnp.float32), use_running_average=not train)
-    return normed.astype(hidden.dtype)
-
-
 class _Block(nnx.Module):
   def __init__(self, before: int, after: int, *, stride: int, dropout: float, dtype: Any, rngs):
     own = {"dtype": dtype, "rngs": rngs}
-    self.norm1 = _Norm(before, rngs=rngs)
+    self.norm1 = MapNorm(before, rngs=rngs)
     self.conv1 = _conv(before, after, size=3, stride=stride, **own)
-    self.norm2 = _Norm(after, rngs=rngs)
+    self.norm2 = MapNorm(after, rngs=rngs)
     self.conv2 = _conv(after, after, size=3, **own)
     self.dropout = nnx.Dropout(dropout)
     self.has_shortcut = before != after
@@ -98,7 +86,7 @@ class _WideResNet(nnx.Module):
     own = {"blocks": blocks, "dropout": dropout, "dtype": dtype, "rngs": rngs}
     for i, name in enumerate(_STAGES):
       setattr(self, name, _Stage(sizes[i], sizes[i + 1], stride=2 if i else 1, **own))
-    self.norm = _Norm(sizes[-1], rngs=rngs)
+    self.norm = MapNorm(sizes[-1], rngs=rngs)
     self.head = linear(sizes[-1], num_classes, ("embed", "vocab"), rngs=rngs)
     self.dropout, self.dtype = dropout, dtype
 

@@ -137,9 +137,9 @@ def _cached(config: Config, data: DataSet, *, abstract: bool) -> Teacher:
   spec = config["teacher"]
   with within("config.teacher.cache"):
     cache = Cache(spec["cache"])
-  if not (spec["checkpoint"] or spec["model"].get("name") in READY):
-    return teachers.cached(cache)
   own = config | {"teacher": dict(spec) | {"kind": "frozen"}}
+  if trains_teacher(own):  # its weights are not told
+    return teachers.cached(cache)
   live = build_teacher(own, data, abstract=abstract)
   if not abstract and (found := fingerprint(live.frozen)) != cache.manifest.spec.teacher:
     raise KdjaxError(
