@@ -142,7 +142,7 @@ def test_every_variant_is_a_config(variant):
 def test_the_comparison_grades_what_both_students_write(folder, tmp_path):
   config = config_of(folder) | {"total_steps": 2, "batch_size": 8}
   config["mesh"] |= {"data": 1}
-  config["student"] |= {"width": 8, "depth": 1, "heads": 2}
+  config["student"] = {"name": "decoder", "width": 8, "depth": 1, "heads": 2}
   config["baseline"]["batch_size"] = 16
   config["eval"] |= {"every": 2, "batch_size": 10, "log_every": 1}
   config["optimizer"]["warmup_steps"] = 0
