@@ -32,7 +32,7 @@ def get_config(variant: str = "small") -> ml_collections.ConfigDict:
     steps = {"pretrained": 600, "generic": 400, "specific": 200}
     large = {"width": 64, "depth": 4, "heads": 4, "decoder_width": 32, "decoder_depth": 4}
     own = {"width": 32, "depth": 2, "heads": 4, "decoder_width": 16, "decoder_depth": 2}
-    block, plain = 2, ({"name": "shift", "pixels": 1},)
+    block, plain, mask = 2, ({"name": "shift", "pixels": 1},), MASK
     config.batch_size = 64
     config.data.label_fraction = 0.1
     config.optimizer = {"name": "adamw", "learning_rate": 2e-3, "schedule": "cosine"}
@@ -51,9 +51,14 @@ def get_config(variant: str = "small") -> ml_collections.ConfigDict:
     large |= {"decoder_width": 512, "decoder_depth": 8, "decoder_heads": 16}
     own = shared | {"width": 384, "depth": 12, "heads": 6}
     own |= {"decoder_width": 256, "decoder_depth": 4, "decoder_heads": 8}
-    block, plain = 4, ({"name": "flip"}, {"name": "rand_augment"})
+    block = 4
+    crop = ({"name": "random_resized_crop"}, {"name": "flip"})
+    plain = (*crop, {"name": "rand_augment"}, {"name": "random_erasing"})
     config.batch_size = 4096
-    config.data.update({"name": "tfds_images", "dataset": "imagenet2012"})
+    config.data.update({"name": "tfds_images", "dataset": "imagenet2012", "size": 224})
+    config.data.test_split = "validation"
+    # Before masking the official recipe crops a fifth or more.
+    mask = ({"name": "random_resized_crop", "area": (0.2, 1.0)}, {"name": "flip"}, *MASK)
     config.optimizer = {"name": "adamw", "learning_rate": 2.4e-3, "schedule": "cosine"}
     config.optimizer.update({"warmup_steps": 10 * epoch, "weight_decay": 0.05, "clip_norm": 3.0})
     config.eval.every = config.checkpoint.every = epoch
@@ -62,7 +67,7 @@ def get_config(variant: str = "small") -> ml_collections.ConfigDict:
   config.data.augment = plain
   config.total_steps = steps["specific"]
   config.objective = {"name": "distillation_token"}
-  masked = {"data": {"augment": MASK}}
+  masked = {"data": {"augment": mask}}
   config.stages = (
     {"name": "pretrained", "gives": "teacher", "student": model | large, **masked}
     | {"total_steps": steps["pretrained"], "objective": {"name": "masked_reconstruction"}},

@@ -38,7 +38,13 @@ def get_config(variant: str = "small") -> ml_collections.ConfigDict:
     config.total_steps = 90 * epoch
     config.batch_size = 4096
     config.data.update({"name": "tfds_images", "dataset": "imagenet21k", "label_fraction": 1.0})
-    config.data.augment = ({"name": "flip"}, {"name": "rand_augment"})
+    config.data.size = 224
+    config.data.augment = (
+      {"name": "random_resized_crop"},
+      {"name": "flip"},
+      {"name": "rand_augment"},
+      {"name": "random_erasing"},
+    )
     config.student = {"name": "tinyvit", "drop_path": 0.1}
     config.teacher.model = {"name": "vit", "patch": 14, "width": 1024, "depth": 24, "heads": 16}
     config.teacher.store = {"kind": "top_k", "k": 100, "versions": 90}

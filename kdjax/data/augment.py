@@ -14,12 +14,23 @@ from typing import Any
 
 import numpy as np
 
-from kdjax.data.base import Example, stack
+from kdjax.data.base import Example, Source, stack, unstack
+from kdjax.data.crops import RandomErasing, RandomResizedCrop
 from kdjax.data.rand_augment import LEVELS, RandAugment
 from kdjax.errors import KdjaxError
 from kdjax.resolve import resolve
 
-__all__ = ["cutout", "flip", "mask_seed", "mixup", "rand_augment", "shift", "two_views"]
+__all__ = [
+  "cutout",
+  "flip",
+  "mask_seed",
+  "mixup",
+  "rand_augment",
+  "random_erasing",
+  "random_resized_crop",
+  "shift",
+  "two_views",
+]
 
 Augment = Callable[[Example, np.random.Generator], Example]
 
@@ -72,6 +83,47 @@ def rand_augment(
   if not 0 <= probability <= 1:
     raise KdjaxError(f"rand_augment: probability is {probability}; it must lie in [0, 1]")
   return RandAugment(layers, magnitude, spread, probability)
+
+
+def random_resized_crop(
+  *,
+  size: int = 224,
+  area: Sequence[float] = (0.08, 1.0),
+  ratio: Sequence[float] = (3 / 4, 4 / 3),
+) -> Augment:
+  """A random part of the image, of any size, as a square of `size` pixels.
+
+  Of data read with a `size`, the part is of the image as it is stored. That size is to be the same.
+
+  Args:
+    size: of the result's sides.
+    area: least and largest share of the image's area.
+    ratio: least and largest width to height, before it is made a square.
+
+  Reference:
+    Szegedy et al., "Going Deeper with Convolutions", CVPR 2015, https://arxiv.org/abs/1409.4842
+    (section 6); torchvision, transforms.RandomResizedCrop
+  """
+  _at_least_one("random_resized_crop", "size", size)
+  for name, (low, high) in {"area": area, "ratio": ratio}.items():
+    if not 0 < low <= high or (name == "area" and high > 1):
+      raise KdjaxError(
+        f"random_resized_crop: {name} is ({low}, {high}); wanted is 0 < least <= largest"
+        f"{' <= 1' if name == 'area' else ''}"
+      )
+  return RandomResizedCrop(size, tuple(area), tuple(ratio))
+
+
+def random_erasing(*, probability: float = 0.25) -> Augment:
+  """Noise, uniform in [0, 1], in place of a part of the image: 2 to 33% of it, drawn for each.
+
+  Reference:
+    Zhong et al., "Random Erasing Data Augmentation", AAAI 2020, https://arxiv.org/abs/1708.04896
+    (algorithm 1)
+  """
+  if not 0 <= probability <= 1:
+    raise KdjaxError(f"random_erasing: probability is {probability}; it must lie in [0, 1]")
+  return RandomErasing(probability)
 
 
 def mask_seed() -> Augment:
@@ -133,19 +185,33 @@ def mixes(augment: Augment | None) -> bool:
   return isinstance(last, _Mixup)
 
 
-def augment_batch(batch: Example, augment: Augment, *, seed: int, epochs: np.ndarray) -> Example:
-  """Augments every record of a batch with a generator of its own.
+def records_for(source: Source, positions: np.ndarray, augment: Augment | None) -> list[Example]:
+  """The records that an augmentation is to change: as they are stored, where it crops them."""
+  if crop_size(augment) is not None and hasattr(source, "as_stored"):
+    return source.as_stored(positions)
+  return unstack(source.read(positions))
+
+
+def crop_size(augment: Augment | None) -> int | None:
+  """The sides of the images that come out of its `random_resized_crop`; None without one."""
+  parts = augment.parts if isinstance(augment, _Compose) else (augment,)
+  return next((part.size for part in parts if isinstance(part, RandomResizedCrop)), None)
+
+
+def augment_rows(
+  rows: Sequence[Example], augment: Augment, *, seed: int, epochs: np.ndarray
+) -> Example:
+  """Augments every record with a generator of its own.
 
   Args:
-    batch: records stacked along the first axis, `index` among them.
-    augment: what to do to each.
+    rows: the records; `index` is in each.
+    augment: what to do to each; afterwards they have one size.
     seed: of the run.
     epochs: int [B], how often each record was read before.
 
   Returns:
-    The batch of the augmented records; where they are mixed, without the last one.
+    The augmented records, stacked along a new first axis; where they are mixed, without the last.
   """
-  rows = [{key: values[i] for key, values in batch.items()} for i in range(len(epochs))]
   rngs = [
     np.random.default_rng((seed, int(epoch), int(row["index"])))
     for row, epoch in zip(rows, epochs, strict=True)

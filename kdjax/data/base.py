@@ -35,6 +35,9 @@ class Source(Protocol):
     """Several records, stacked along a new first axis."""
     ...
 
+  # A source whose images are cut to one size has `as_stored(positions)` too: a list of the records
+  # with their images as they are. See `kdjax.data.augment.records_for`.
+
 
 class Span(NamedTuple):
   """One example in a row of several, as `kdjax.signals` looks it up.
@@ -114,6 +117,7 @@ class RecordSource:
     image_shape: what every image must have.
     num_classes: what every label must be below.
     where: path or name, for messages.
+    cut: makes an image of any size one of `image_shape`; None where all have it.
   """
 
   records: Any
@@ -121,6 +125,7 @@ class RecordSource:
   image_shape: tuple[int, int, int]
   num_classes: int
   where: str
+  cut: Callable[[np.ndarray], np.ndarray] | None = None
 
   @functools.cached_property
   def labels(self) -> np.ndarray:
@@ -133,21 +138,36 @@ class RecordSource:
     return self._example(int(position), self.records[int(position)])
 
   def read(self, positions: np.ndarray) -> Example:
+    return stack([self._example(p, r) for p, r in self._raw(positions)])
+
+  def as_stored(self, positions: np.ndarray) -> list[Example]:
+    """Several records whose images are of any size."""
+    return [self._example(p, r, cut=False) for p, r in self._raw(positions)]
+
+  def _raw(self, positions: np.ndarray) -> list[tuple[int, Any]]:
     many = getattr(self.records, "__getitems__", None)
     wanted = [int(p) for p in positions]
-    raw = many(wanted) if many else [self.records[p] for p in wanted]
-    return stack([self._example(p, r) for p, r in zip(wanted, raw, strict=True)])
+    return list(
+      zip(wanted, many(wanted) if many else [self.records[p] for p in wanted], strict=True)
+    )
 
-  def _example(self, position: int, raw: Any) -> Example:
+  def _example(self, position: int, raw: Any, *, cut: bool = True) -> Example:
     where = f"{self.where}, record {position}"
     try:
       image, label = self.decode(raw)
     except KdjaxError as error:
       raise KdjaxError(f"{where}: {error}") from None
-    if image.shape != self.image_shape:
+    if self.cut is not None:
+      if image.ndim != 3 or image.shape[2] != self.image_shape[2] or not image.size:
+        raise KdjaxError(
+          f"{where}: the image has shape {image.shape}; the first one has"
+          f" {self.image_shape[2]} channels and all must have as many"
+        )
+      image = self.cut(image) if cut else image
+    elif image.shape != self.image_shape:
       raise KdjaxError(
         f"{where}: the image has shape {image.shape}; the first one has {self.image_shape} and all"
-        " must be equal. Resize the images before they are stored"
+        " must be equal. Set config.data.size (tfds_images) or resize them"
       )
     if not UNLABELLED <= label < self.num_classes:
       raise KdjaxError(
@@ -191,6 +211,11 @@ def arrays(
   if shapes[0] != shapes[1]:
     raise KdjaxError(f"{name}: train images have shape {shapes[0]}, test images {shapes[1]}")
   return DataSet(train, test, num_classes, shapes[0], name)
+
+
+def unstack(batch: Example) -> list[Example]:
+  """The records of a batch."""
+  return [{key: values[i] for key, values in batch.items()} for i in range(len(batch["index"]))]
 
 
 def stack(examples: Sequence[Example]) -> Example:

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from kdjax.data.base import UNLABELLED, Example, Source
+from kdjax.data.base import UNLABELLED, Example, Source, unstack
 from kdjax.errors import KdjaxError
 
 
@@ -32,6 +32,12 @@ class View:
 
   def read(self, positions: np.ndarray) -> Example:
     return self.source.read(self.positions[positions]) | {"label": self.labels[positions]}
+
+  def as_stored(self, positions: np.ndarray) -> list[Example]:
+    """The records before they are cut to one size, where the source does so."""
+    wide = getattr(self.source, "as_stored", None) or (lambda own: unstack(self.source.read(own)))
+    rows = wide(self.positions[positions])
+    return [row | {"label": self.labels[p]} for row, p in zip(rows, positions, strict=True)]
 
 
 def subset(source: Source, positions: np.ndarray) -> View:

@@ -16,7 +16,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from kdjax.data.augment import Augment, augment_batch, mixes
+from kdjax.data.augment import Augment, augment_rows, mixes, records_for
 from kdjax.data.base import Source
 from kdjax.data.text.mixture import Change, Mixture, assign, checked_weights
 from kdjax.errors import KdjaxError
@@ -276,9 +276,11 @@ class _TrainingBatches:
     if mixes(self.augment):
       own = np.append(rows, rows[-1] + 1)
     records, epochs = self._ordered(own) if self.mixture is None else self._mixed(own)
-    batch = self.source.read(records)
-    if self.augment is not None:
-      batch = augment_batch(batch, self.augment, seed=self.seed, epochs=epochs)
+    if self.augment is None:
+      batch = self.source.read(records)
+    else:
+      stored = records_for(self.source, records, self.augment)
+      batch = augment_rows(stored, self.augment, seed=self.seed, epochs=epochs)
     # Rows of several positions say themselves which of these count.
     return {"mask": np.ones(len(rows), bool)} | batch
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kdjax.data.base import DataSet, RecordSource
+from kdjax.data.crops import centre
 from kdjax.errors import KdjaxError
 
 
@@ -17,6 +19,7 @@ def tfds_images(
   path: str | None = None,
   train_split: str = "train",
   test_split: str = "test",
+  size: int | None = None,
 ) -> DataSet:
   """An image classification set that TensorFlow Datasets has prepared in random-access form.
 
@@ -27,14 +30,19 @@ def tfds_images(
       dataset_info.json); where None, TFDS's own default.
     train_split: in TFDS's notation, such as "train[:90%]".
     test_split: likewise.
+    size: images of any size are cut to so many pixels square: the middle, 224/256 of the shorter
+      side; for training see `kdjax.data.augment.random_resized_crop`. None where all are of one
+      size and stay as they are.
 
   Returns:
-    The data set: features `image` ([H, W, C], all of one size) and `label`.
+    The data set: features `image` ([H, W, C]) and `label`.
 
   Raises:
     KdjaxError: a set that is unknown, not prepared, stored as TFRecord (which has no random access)
       or without these features.
   """
+  if size is not None and size < 1:
+    raise KdjaxError(f"tfds_images: size is {size}; it must be at least 1")
   # Imported here: it takes a third of a second that other data need not pay for.
   import tensorflow_datasets as tfds
 
@@ -68,9 +76,13 @@ def tfds_images(
       raise KdjaxError(f"the split {split!r} of the TFDS data set {dataset!r} is empty")
   # The declared shape may leave sizes open, so the first image decides.
   shape = np.shape(sides[0][0]["image"])
+  cut = None
+  if size is not None:
+    shape = (size, size, shape[-1])
+    cut = functools.partial(centre, size=size)
   num_classes = features["label"].num_classes
   train, test = (
-    RecordSource(side, _decode, shape, num_classes, f"{dataset} ({split})")
+    RecordSource(side, _decode, shape, num_classes, f"{dataset} ({split})", cut)
     for split, side in zip((train_split, test_split), sides, strict=True)
   )
   return DataSet(train, test, num_classes, shape, dataset)

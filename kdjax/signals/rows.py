@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from kdjax.data.base import Example, Source, Span
+from kdjax.data.base import Example, Source, Span, stack, unstack
 from kdjax.errors import KdjaxError
 from kdjax.signals.manifest import differences
 from kdjax.signals.reader import Cache
@@ -40,7 +40,8 @@ class ImageRows:
   def __init__(
     self,
     source: Source,
-    change: Callable[[Example, np.ndarray], Example] | None = None,
+    change: Callable[[list[Example], np.ndarray], Example] | None = None,
+    records: Callable[[Source, np.ndarray], list[Example]] | None = None,
     *,
     versions: int = 1,
   ):
@@ -48,11 +49,14 @@ class ImageRows:
 
     Args:
       source: of images.
-      change: `change(batch, versions) -> batch` augments, a pure function of each row's version
+      change: `change(records, versions) -> batch` augments, a pure function of each row's version
         and `index`; None where images are not augmented.
+      records: `records(source, positions)` reads what `change` gets; None for what `source.read`
+        gives.
       versions: how many of each image there are; 1 without `change`.
     """
     self._source, self._change, self._versions = source, change, versions
+    self._records = records or _read
     self._content = np.zeros((len(source), KEY_BYTES), np.uint8)  # filled in as images are read
     self._index = np.full(len(source), -1, np.int64)
 
@@ -68,12 +72,12 @@ class ImageRows:
 
   def read(self, positions: np.ndarray) -> Example:
     version, record = np.divmod(np.asarray(positions), len(self._source))
-    batch = self._source.read(record)
-    for image, index, own in zip(batch["image"], batch["index"], record, strict=True):
+    rows = self._records(self._source, record)
+    for row, own in zip(rows, record, strict=True):
       if self._index[own] < 0:
-        self._content[own] = np.frombuffer(_content_key(image), np.uint8)
-        self._index[own] = index
-    return batch if self._change is None else self._change(batch, version)
+        self._content[own] = np.frombuffer(_content_key(row["image"]), np.uint8)
+        self._index[own] = row["index"]
+    return stack(rows) if self._change is None else self._change(rows, version)
 
   def spans(self, position: int) -> list[Span]:
     version, record = divmod(int(position), len(self._source))
@@ -178,6 +182,10 @@ class CachedRows:
     spec = self._cache.manifest.spec
     here = f"{self._data}, {len(self)} rows"
     return f"the cache: {spec.source}, {dict(spec.data)}, {spec.rows} rows; this run: {here}"
+
+
+def _read(source: Source, positions: np.ndarray) -> list[Example]:
+  return unstack(source.read(positions))
 
 
 def _content_key(image: np.ndarray) -> bytes:

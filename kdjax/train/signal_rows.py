@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from kdjax.data.augment import Augment, augment_batch, mixes
+from kdjax.data.augment import Augment, augment_rows, mixes, records_for
 from kdjax.data.base import Source
 from kdjax.data.text.paired import PairedRows
 from kdjax.errors import KdjaxError, within
@@ -68,9 +68,12 @@ def signal_rows(
   if augment is None:
     return SignalRows(ImageRows(train), None, {"augment": []}, None, 1)
   change = functools.partial(_augmented, augment=augment, seed=seed)
+  records = functools.partial(records_for, augment=augment)
   specs = json.loads(json.dumps(config["data"]["augment"]))
   told = {"augment": specs, "augment_seed": seed, "versions": versions}
-  return SignalRows(ImageRows(train, change, versions=versions), None, told, None, versions)
+  return SignalRows(
+    ImageRows(train, change, records, versions=versions), None, told, None, versions
+  )
 
 
 def cached_rows(config: Config, train: Source, augment: Augment | None) -> SignalRows:
@@ -89,5 +92,5 @@ def cached_rows(config: Config, train: Source, augment: Augment | None) -> Signa
   return own._replace(rows=rows)
 
 
-def _augmented(batch, versions, *, augment, seed: int):
-  return augment_batch(batch, augment, seed=seed, epochs=versions)
+def _augmented(rows, versions, *, augment, seed: int):
+  return augment_rows(rows, augment, seed=seed, epochs=versions)

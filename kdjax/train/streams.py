@@ -170,6 +170,12 @@ def open_data(
     )
   index, count = data_shard(batch_sharding(mesh), batch_size)
   change, versions, train = augmentation(spec["augment"]), 1, splits.train
+  crop, shape = augment.crop_size(change), getattr(splits.whole, "image_shape", None)
+  if crop is not None and shape[:2] != (crop, crop):
+    raise KdjaxError(
+      f"config.data.augment: random_resized_crop has size = {crop}, and images to evaluate on are"
+      f" {shape[0]} x {shape[1]}; set config.data.size, or the crop's size, to be the same"
+    )
   if config["teacher"].get("kind") == "cached":
     # What was augmented when the teacher saw it comes so from its source.
     cached = cached_rows(config, train, change)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from kdjax.data import augment
+from kdjax.data.base import unstack
 from kdjax.errors import KdjaxError
 
 IMAGE = np.arange(1, 31, dtype=np.float32).reshape(6, 5, 1) / 30
@@ -76,7 +77,7 @@ def test_a_batch_is_augmented_record_by_record():
     "label": np.zeros(3, np.int32),
     "index": ids.astype(np.int32),
   }
-  out = augment.augment_batch(batch, part, seed=9, epochs=epochs)
+  out = augment.augment_rows(unstack(batch), part, seed=9, epochs=epochs)
   for row in range(3):
     rng = np.random.default_rng((9, int(epochs[row]), int(ids[row])))
     np.testing.assert_array_equal(out["image"][row], part(example(), rng)["image"])
@@ -128,7 +129,7 @@ def test_mixup_adds_the_next_row_and_keeps_the_larger_share():
   images = np.random.default_rng(0).random((6, 4, 4, 1), np.float32)
   batch = {"image": images, "label": np.arange(6), "index": np.arange(6)}
   mixture = augment.compose(augment.flip(probability=1.0), augment.mixup())
-  out = augment.augment_batch(batch, mixture, seed=0, epochs=np.zeros(6, int))
+  out = augment.augment_rows(unstack(batch), mixture, seed=0, epochs=np.zeros(6, int))
   np.testing.assert_array_equal(out["label"], np.arange(5))
   flipped = images[:, :, ::-1]
   shares = []

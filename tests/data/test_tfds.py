@@ -4,11 +4,13 @@ import subprocess
 import sys
 
 SCRIPT = """
+import io
 import sys
 from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
+from PIL import Image
 
 from kdjax.data import tfds_images
 from kdjax.errors import KdjaxError
@@ -37,6 +39,22 @@ class Stripes(tfds.core.GeneratorBasedBuilder):
 
 class Unlabelled(Stripes):
   label = "kind"
+
+
+class Photos(Stripes):
+  def _info(self):
+    features = {
+      "image": tfds.features.Image(shape=(None, None, 3)),
+      "label": tfds.features.ClassLabel(num_classes=3),
+    }
+    return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+  def _generate_examples(self, count):
+    for i in range(count):
+      file = io.BytesIO()
+      Image.fromarray(np.full((9 + i, 12 - i, 3), 51 * i, np.uint8)).save(file, "png")
+      file.seek(0)
+      yield i, {"image": file, "label": i % 3}
 
 
 def refused(wanted, **arguments):
@@ -68,6 +86,22 @@ refused("stored as TFRecord", dataset="mnist", path=str(folder))
 refused("cannot be read", dataset="stripes", path=str(folder), test_split="validation")
 Unlabelled(data_dir=folder, file_format="array_record").download_and_prepare()
 refused("features ['image', 'kind']", dataset="unlabelled", path=str(folder))
+
+Photos(data_dir=folder, file_format="array_record").download_and_prepare()
+photos = tfds_images(dataset="photos", path=str(folder), size=8)
+assert photos.image_shape == (8, 8, 3)
+assert photos.train.read(np.arange(6))["image"].shape == (6, 8, 8, 3)
+stored = photos.train.as_stored(np.arange(6))
+shapes = {(round(float(each["image"].max()) * 5), each["image"].shape) for each in stored}
+assert shapes == {(i, (9 + i, 12 - i, 3)) for i in range(6)}, shapes
+refused("size is 0", dataset="photos", path=str(folder), size=0)
+wide = tfds_images(dataset="photos", path=str(folder))
+try:
+  wide.train.read(np.arange(6))
+except KdjaxError as error:
+  assert "config.data.size" in str(error), error
+else:
+  raise AssertionError("images of several sizes were stacked")
 
 assert "tensorflow" not in sys.modules
 print("passed")

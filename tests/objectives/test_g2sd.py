@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from kdjax.data import augment
+from kdjax.data.base import unstack
 from kdjax.errors import KdjaxError
 from kdjax.losses import smooth_hint
 from kdjax.models import masked_autoencoder
@@ -204,10 +205,9 @@ def test_the_masked_places_alone_are_asked_for():
 
 def test_a_seed_of_its_own_for_each_image_and_epoch():
   batch = {"image": np.zeros((3, 2, 2, 1), np.float32), "index": np.arange(3)}
-  seeds = [
-    augment.augment_batch(batch, augment.mask_seed(), seed=1, epochs=np.full(3, epoch))["mask_seed"]
-    for epoch in (0, 1, 0)
-  ]
+  rows, mask = unstack(batch), augment.mask_seed()
+  made = [augment.augment_rows(rows, mask, seed=1, epochs=np.full(3, e)) for e in (0, 1, 0)]
+  seeds = [each["mask_seed"] for each in made]
   np.testing.assert_array_equal(seeds[0], seeds[2])
   assert len({*seeds[0].tolist(), *seeds[1].tolist()}) == 6
   assert seeds[0].dtype == np.int32

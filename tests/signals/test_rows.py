@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pytest
 
-from kdjax.data.augment import augment_batch, compose, cutout, shift
+from kdjax.data.augment import augment_rows, compose, cutout, shift
 from kdjax.data.base import ArraySource
 from kdjax.data.labels import hide_labels, subset
 from kdjax.data.pipeline import evaluation_batches, training_stream
@@ -103,7 +103,7 @@ def test_keys_of_images_are_of_their_content():
 
 def change(seed):
   return functools.partial(
-    lambda batch, versions, augment: augment_batch(batch, augment, seed=seed, epochs=versions),
+    lambda rows, versions, augment: augment_rows(rows, augment, seed=seed, epochs=versions),
     augment=compose(shift(pixels=1), cutout(size=2)),
   )
 
