@@ -118,6 +118,7 @@ class RecordSource:
     num_classes: what every label must be below.
     where: path or name, for messages.
     cut: makes an image of any size one of `image_shape`; None where all have it.
+    labels_of: the same records, whose `label` is read without the image; None where it cannot be.
   """
 
   records: Any
@@ -126,10 +127,12 @@ class RecordSource:
   num_classes: int
   where: str
   cut: Callable[[np.ndarray], np.ndarray] | None = None
+  labels_of: Any = None
 
   @functools.cached_property
   def labels(self) -> np.ndarray:
-    return np.array([self[i]["label"] for i in range(len(self))], np.int32)
+    told = self if self.labels_of is None else self.labels_of
+    return np.array([told[i]["label"] for i in range(len(self))], np.int32)
 
   def __len__(self) -> int:
     return len(self.records)

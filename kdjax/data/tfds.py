@@ -55,7 +55,10 @@ def tfds_images(
       builder = tfds.builder_from_directory(path)
     else:
       builder = tfds.builder(dataset, data_dir=path)
-    sides = [builder.as_data_source(split=split) for split in (train_split, test_split)]
+    splits = (train_split, test_split)
+    sides = [builder.as_data_source(split=split) for split in splits]
+    undecoded = {"image": tfds.decode.SkipDecoding()}
+    unread = [builder.as_data_source(split=split, decoders=undecoded) for split in splits]
   except (AssertionError, NotImplementedError, OSError, ValueError) as error:
     if isinstance(error, NotImplementedError):
       reason = "it is stored as TFRecord, or not prepared; random access needs array_record"
@@ -82,8 +85,8 @@ def tfds_images(
     cut = functools.partial(centre, size=size)
   num_classes = features["label"].num_classes
   train, test = (
-    RecordSource(side, _decode, shape, num_classes, f"{dataset} ({split})", cut)
-    for split, side in zip((train_split, test_split), sides, strict=True)
+    RecordSource(side, _decode, shape, num_classes, f"{dataset} ({split})", cut, labels)
+    for split, side, labels in zip(splits, sides, unread, strict=True)
   )
   return DataSet(train, test, num_classes, shape, dataset)
 

@@ -94,6 +94,7 @@ assert photos.train.read(np.arange(6))["image"].shape == (6, 8, 8, 3)
 stored = photos.train.as_stored(np.arange(6))
 shapes = {(round(float(each["image"].max()) * 5), each["image"].shape) for each in stored}
 assert shapes == {(i, (9 + i, 12 - i, 3)) for i in range(6)}, shapes
+np.testing.assert_array_equal(photos.train.labels, [e["label"] for e in stored])
 refused("size is 0", dataset="photos", path=str(folder), size=0)
 wide = tfds_images(dataset="photos", path=str(folder))
 try:
