@@ -21,6 +21,10 @@ def get_config(variant: str = "small") -> ml_collections.ConfigDict:
   if variant != "small":
     raise ValueError(f"variant {variant!r} does not exist; what exists: small, paper")
   config = small_text.get_config()
+  whole = {"name": "pretrained", "path": small_text.SMOLLM2}
+  config.student = whole | small_text.SIZES
+  config.teacher.model = whole
+  config.optimizer.learning_rate = 3e-3  # every size is cut anew
   config.total_steps = 200
   config.eval.every = config.checkpoint.every = 200
   config.teacher.train.total_steps = 400

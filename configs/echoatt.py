@@ -32,9 +32,7 @@ def get_config(variant: str = "small") -> ml_collections.ConfigDict:
   stages = (120, 120) if small else (10_000, 10_000)
   if small:
     config.teacher.model = whole = {"name": "pretrained", "path": small_text.SMOLLM2}
-    config.teacher.train.total_steps = 400
     config.student = whole | {"attention_from": shared, "inherit": True}
-    config.optimizer.learning_rate = 1e-3
   else:
     model = {"name": "pretrained", "path": "models/tinyllama"}
     config.teacher.model = model

@@ -66,8 +66,10 @@ def get_config(variant: str = "small") -> ml_collections.ConfigDict:
   config.teacher.train = whole
   config.teacher.emulate = {
     "reference": {
-      "model": small_text.STUDENT | {"width": 48, "mlp_width": 96},
-      "train": whole,
+      "model": {"name": "pretrained", "path": small_text.SMOLLM2}
+      | small_text.SIZES
+      | {"width": 48, "mlp_width": 96},
+      "train": whole | {"optimizer": {"learning_rate": 3e-3}},
     },
     "tuned": ({"train": more},),
     "weights": (1.0,),

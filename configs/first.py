@@ -34,6 +34,7 @@ def get_config(variant: str = "small") -> ml_collections.ConfigDict:
   config.compare.title = "FIRST: calibrated against raw top-5 targets"
   if variant == "small":
     config.teacher.train.data = {"max_documents": 8}
+    config.teacher.train.total_steps = 600
     return config
   if variant != "paper":
     raise ValueError(f"variant {variant!r} does not exist; what exists: small, paper")

@@ -21,11 +21,13 @@ def get_config(variant: str = "small") -> ml_collections.ConfigDict:
   """
   config = small_text.get_config()
   config.objective = {"name": "cross_entropy", "chunk_size": 32}
+  config.student.weights = False  # it pre-trains, as its reference does
+  config.optimizer.learning_rate = 3e-3
   config.data.validation_fraction = 0.25
   config.selection = {
     "name": "difference",
     "ratio": 0.5,
-    "model": small_text.STUDENT | {"width": 16, "mlp_width": 32},
+    "model": small_text.STUDENT | {"width": 16, "mlp_width": 32, "weights": False},
     "train": {"total_steps": 300},
   }
   config.baseline = {"selection": {"name": "random", "ratio": 0.5}}

@@ -24,8 +24,6 @@ def get_config(variant: str = "small") -> ml_collections.ConfigDict:
   if variant == "paper":
     config.optimizer.learning_rate = 1e-4
     config.optimizer.warmup_steps = 0
-  else:
-    config.student.weights = False  # see `small_text.distilled_by`
   config.compare.names = {"baseline": "student_exact", "method": "student_sampled"}
   config.compare.vectorize = False
   return config

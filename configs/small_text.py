@@ -1,8 +1,9 @@
 """What the configs of language models on two CPU cores share: text, a teacher and a student.
 
 The text is the code and the docstrings of Python's own library in the first 1,024 tokens of
-SmolLM2. Teacher and student are SmolLM2-135M shrunken, to 0.3 M and 0.05 M parameters; the teacher
-is then trained on the text.
+SmolLM2. Teacher and student are SmolLM2-135M shrunken, to 0.3 M and 0.05 M parameters, which have
+learnt to predict code again (third_party/models/README.md); the teacher is then fine-tuned on the
+text.
 """
 
 from pathlib import Path
@@ -13,16 +14,9 @@ from configs import base
 
 MODELS = Path(__file__).parents[1] / "third_party" / "models"
 SMOLLM2 = str(MODELS / "smollm2_1024")  # of eight layers; its tokenizer lies beside it
-TEACHER = {"name": "pretrained", "path": SMOLLM2, "layers": 2}
-STUDENT = {
-  "name": "pretrained",
-  "path": SMOLLM2,
-  "layers": 1,
-  "width": 32,
-  "heads": 1,
-  "kv_heads": 1,
-  "mlp_width": 64,
-}
+TEACHER = {"name": "pretrained", "path": str(MODELS / "smollm2_1024_teacher")}
+STUDENT = {"name": "pretrained", "path": str(MODELS / "smollm2_1024_student")}
+SIZES = {"layers": 1, "width": 32, "heads": 1, "kv_heads": 1, "mlp_width": 64}  # of the student
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -45,11 +39,11 @@ def get_config() -> ml_collections.ConfigDict:
   config.teacher.model = dict(TEACHER)
   config.teacher.fine_tune = True
   config.teacher.train = {
-    "total_steps": 600,
+    "total_steps": 300,
     "objective": {"name": "cross_entropy", "chunk_size": 32},
   }
   config.objective = {"name": "logit_kd", "loss": "forward_kl", "chunk_size": 32}
-  config.optimizer.learning_rate = 3e-3
+  config.optimizer.learning_rate = 1e-3
   config.optimizer.warmup_steps = 20
   config.optimizer.weight_decay = 0.01
   config.eval = {
@@ -85,8 +79,6 @@ def distilled_by(variant: str, loss: str, title: str, **arguments) -> ml_collect
   config = get_config()
   config.objective = {"name": "logit_kd", "loss": loss, "chunk_size": 32} | arguments
   config.baseline = {"objective": {"name": "logit_kd", "loss": "forward_kl", "chunk_size": 32}}
-  # Pruned and not yet trained, a student is sure of nonsense, where bounded divergences are flat.
-  config.student.weights = False
   config.compare.names = {"baseline": "student_forward_kl", "method": f"student_{loss}"}
   config.compare.title = title
   if variant == "paper":

@@ -13,7 +13,7 @@ import ml_collections
 
 from configs import small_text
 
-SMOLLM2_512 = str(small_text.MODELS / "smollm2_512")  # the first 512 tokens
+SMOLLM2_512 = str(small_text.MODELS / "smollm2_512_student")  # the first 512 tokens
 
 
 def get_config(variant: str = "small") -> ml_collections.ConfigDict:

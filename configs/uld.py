@@ -40,14 +40,14 @@ def get_config(variant: str = "small") -> ml_collections.ConfigDict:
     }
   )
   config.student = {"name": "pretrained", "path": SMOLLM2_BYTES}
-  config.teacher.model = small_text.TEACHER | {"layers": 4}
+  config.teacher.model = dict(small_text.TEACHER)
   config.teacher.fine_tune = True
   config.teacher.train = {
     "total_steps": 250,
     "objective": {"name": "cross_entropy", "chunk_size": 48},
   }
   config.objective = {"name": "uld", "chunk_size": 48}
-  config.optimizer.learning_rate = 3e-3
+  config.optimizer.learning_rate = 1e-3
   config.optimizer.warmup_steps = 20
   config.optimizer.weight_decay = 0.01
   config.eval = {

