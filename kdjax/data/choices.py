@@ -1,4 +1,4 @@
-"""Which of the training rows of text are learnt from, as a config says it."""
+"""Which of the training rows are learnt from, as a config says it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from kdjax.errors import KdjaxError
+from kdjax.resolve import hint
 
-__all__ = ["difference", "everything", "random"]  # what a config may name
+__all__ = ["difference", "everything", "queries", "random"]  # what a config may name
 
 
 class Choice(NamedTuple):
-  """A share of the rows.
+  """A share of the rows of text.
 
   Attributes:
     ratio: in (0, 1].
@@ -22,6 +23,21 @@ class Choice(NamedTuple):
   ratio: float
   model: Mapping[str, Any] | None = None
   train: Mapping[str, Any] | None = None
+
+
+class Queries(NamedTuple):
+  """Images without a label that a teacher is asked about, beside those that have one.
+
+  Attributes:
+    by: one of `BY`.
+    budget: how many are asked about in this run, more than in the runs before.
+  """
+
+  by: str
+  budget: int
+
+
+BY = ("robust", "margin", "entropy", "uniform")
 
 
 def everything() -> None:
@@ -45,6 +61,24 @@ def difference(*, model: Mapping, train: Mapping, ratio: float = 0.5) -> Choice:
     See `kdjax.data.text.difference_sampling`.
   """
   return _checked(Choice(ratio, model, train))
+
+
+def queries(*, by: str = "robust", budget: int) -> Queries:
+  """The labelled images, and those that the teacher is asked about: by this stage and those before.
+
+  Args:
+    by: "robust" is the game of Robust Active Distillation; "margin" and "entropy" take those of
+      which the student of the stage before is least sure; "uniform" takes any.
+    budget: how many; 0 in a first stage, which learns from labels alone.
+
+  Reference:
+    See `kdjax.data.robust_queries`.
+  """
+  if by not in BY:
+    raise KdjaxError(f"by = {by!r} does not exist{hint(by, BY)}")
+  if budget < 0:
+    raise KdjaxError(f"budget = {budget} must be at least 0")
+  return Queries(by, budget)
 
 
 def _checked(choice: Choice) -> Choice:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kdjax.data.choices import Choice
 from kdjax.errors import KdjaxError, within, writing
 from kdjax.evaluation.classification import finalize
 from kdjax.models.base import Model, ModelVars
@@ -35,6 +36,7 @@ from kdjax.train.loop import compile_program
 from kdjax.train.mesh import check_batch, make_mesh, teacher_rules
 from kdjax.train.metrics import curves, read_metrics
 from kdjax.train.pretrained import build_teacher, teacher_config, trains_teacher
+from kdjax.train.queries import check_rounds
 from kdjax.train.samples import write_samples
 from kdjax.train.selection import checked, reference_config
 from kdjax.train.stage import Stop, train, trained, versions
@@ -178,6 +180,11 @@ def dry_run(config: Config, variants: Sequence[str] = ("method",)) -> None:
         with within(f"config.stages[{index}]") if stage.name else contextlib.nullcontext():
           dry_stage(stage.config)
       check_handover(stages)
+      rounds = [(stage.config, load_data(stage.config["data"])) for stage in stages]
+      handed = [False, *(stage.gives == "student" for stage in stages)]
+      check_rounds(
+        [(checked(own, data), data, on) for (own, data), on in zip(rounds, handed, strict=False)]
+      )
   own_teachers = [config]
   baseline = variant_of(config, "baseline")
   if "baseline" in variants and baseline["teacher"] != config["teacher"]:
@@ -198,7 +205,7 @@ def dry_stage(config: Config) -> None:
   if name not in metrics:
     raise KdjaxError(f"config.eval.best_metric = {name!r} is not evaluated{hint(name, metrics)}")
   choice = checked(config, load_data(config["data"]))
-  if choice is not None and choice.model is not None:
+  if isinstance(choice, Choice) and choice.model is not None:
     with within("config.selection.train"):
       trace(reference_config(config, choice), None)
 

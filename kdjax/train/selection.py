@@ -1,4 +1,4 @@
-"""The rows that a run learns from: all, some at random, or those that MiniPLM keeps."""
+"""The rows that a run learns from: all, some at random, those that MiniPLM keeps, or is told of."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import jax
 import numpy as np
 
 from kdjax import teachers
-from kdjax.data.text import PackedRows, choices
-from kdjax.data.text.choices import Choice
+from kdjax.data import choices
+from kdjax.data.choices import Choice, Queries
+from kdjax.data.text import PackedRows
 from kdjax.data.text.difference_sampling import difference_scores, keep_largest
 from kdjax.errors import KdjaxError, writing
 from kdjax.teachers import Teacher
@@ -20,6 +21,7 @@ from kdjax.train.build import build_model, made
 from kdjax.train.config import Config, check_config, merge
 from kdjax.train.mesh import TEACHER_RULES, make_mesh, teacher_rules
 from kdjax.train.pretrained import load_model
+from kdjax.train.queries import Before, ask, check_queries
 from kdjax.train.scores import score_rows
 from kdjax.train.stage import Stop, train
 from kdjax.train.streams import Splits, load_data
@@ -30,7 +32,12 @@ SEED = 2000  # a reference is the twin of neither student nor teacher
 
 
 def select(
-  config: Config, workdir: Path, teacher: Teacher | None, *, stop: Stop = lambda: False
+  config: Config,
+  workdir: Path,
+  teacher: Teacher | None,
+  *,
+  before: Before | None = None,
+  stop: Stop = lambda: False,
 ) -> Splits:
   """The data of a config, with those training rows that `config.selection` keeps.
 
@@ -42,7 +49,8 @@ def select(
   Args:
     config: of one run.
     workdir: of the run.
-    teacher: scores for "difference".
+    teacher: scores for "difference", and is asked by "queries".
+    before: the stage before, for "queries".
     stop: see `run_job`.
 
   Raises:
@@ -53,6 +61,8 @@ def select(
   choice = checked(config, splits)
   if choice is None:
     return splits
+  if isinstance(choice, Queries):
+    return ask(config, choice, splits, workdir, teacher, before)
   count = len(splits.train)
   if choice.model is None:
     order = np.random.default_rng(config["data"]["seed"]).permutation(count)
@@ -87,16 +97,19 @@ def select(
   return splits._replace(train=splits.train.take(kept))
 
 
-def checked(config: Config, splits: Splits) -> Choice | None:
+def checked(config: Config, splits: Splits) -> Choice | Queries | None:
   """What `config.selection` asks for; None for everything.
 
   Raises:
-    KdjaxError: a mistake in its fields, data that are not text in one side's tokens, a share of no
-      row, or nothing held out for the reference.
+    KdjaxError: a mistake in its fields, data that are not text in one side's tokens (for "queries":
+      not images), a share of no row, or nothing held out for the reference.
   """
   choice = made(choices, config["selection"], FIELD)
   if choice is None:
     return None
+  if isinstance(choice, Queries):
+    check_queries(config, choice, splits)
+    return choice
   if not isinstance(splits.train, PackedRows):
     raise KdjaxError(f"{FIELD} chooses rows of text in one side's tokens; these data are others")
   if not int(choice.ratio * len(splits.train)):

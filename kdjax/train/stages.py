@@ -20,6 +20,7 @@ from kdjax.train.config import Config, check_config, merge
 from kdjax.train.emulation import parts_of
 from kdjax.train.loop import RunResult
 from kdjax.train.pretrained import build_teacher, trains_teacher
+from kdjax.train.queries import Before
 from kdjax.train.selection import select
 from kdjax.train.stage import Stop, train, trained
 from kdjax.train.streams import Splits, load_data
@@ -158,6 +159,7 @@ def train_stages(
   """
   stages = stages_of(config)
   given: Start | None = None
+  before: Before | None = None
   for index, stage in enumerate(stages):
     run, told = stage.config, teacher
     if stage.taught_by == "before":
@@ -167,12 +169,13 @@ def train_stages(
       told = build_teacher(run, load_data(run["data"]).whole) if run["teacher"] else None
     label = f"{name} {stage.name}".strip()
     place = folder_of(stages, index, folder)
-    own = select(run, place, told, stop=stop) if splits is None else splits
+    own = select(run, place, told, before=before, stop=stop) if splits is None else splits
     result, program = train(run, place, told, name=label, stop=stop, splits=own, given=given)
-    given = None
+    given = before = None
     if stage.gives == "student" and index < len(stages) - 1:
       weights = trained(result, program)
       given = Start(weights.params, weights.state, result.state.objective_params)
+      before = Before(stage.config["student"], weights, place)
   return result, program
 
 
