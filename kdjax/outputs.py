@@ -87,6 +87,8 @@ class Outputs:
       token first, then all places in order.
     reconstruction: [B, T, P], the pixels of each patch as that decoder has them.
     masked: bool [B, T], which patches the encoder did not see.
+    policy: [B, A, 2], alpha and beta of a Beta distribution for each action.
+    perceived: [B, height, width, channel], logits of what is around, seen from above.
     segment: `segment(hidden, start, stop)` runs layers start..stop-1 of this model on given hidden
       states. The weights are frozen; gradients pass through to `hidden`.
     signal: a teacher's stored signal (see `kdjax.losses.signals`) in place of live logits.
@@ -107,6 +109,8 @@ class Outputs:
   decoder_states: Float[Array, "layer batch time width"] | None = None
   reconstruction: Float[Array, "batch time pixel"] | None = None
   masked: Bool[Array, "batch time"] | None = None
+  policy: Float[Array, "batch action 2"] | None = None
+  perceived: Float[Array, "batch height width channel"] | None = None
   segment: jax.tree_util.Partial | None = None
   signal: object | None = None
 

@@ -9,6 +9,8 @@ from kdjax.data.base import Source as Source
 from kdjax.data.base import Span as Span
 from kdjax.data.base import arrays as arrays
 from kdjax.data.bundled import digits
+from kdjax.data.driving import Trips as Trips
+from kdjax.data.driving import driving
 from kdjax.data.idx import fashion_mnist, idx_images
 from kdjax.data.labels import hide_labels as hide_labels
 from kdjax.data.labels import labelled_only as labelled_only
@@ -29,6 +31,7 @@ from kdjax.data.tokenizers import load_tokenizer as load_tokenizer
 __all__ = [
   "array_record_images",
   "digits",
+  "driving",
   "fashion_mnist",
   "idx_images",
   "labelled_text",

@@ -8,6 +8,7 @@ first argument is `student_logits` is then tested against the common contract by
 
 from kdjax.losses.adaptive import *
 from kdjax.losses.attention import *
+from kdjax.losses.beta import *
 from kdjax.losses.clipping import *
 from kdjax.losses.contrastive import *
 from kdjax.losses.correlation import *
@@ -18,6 +19,7 @@ from kdjax.losses.hints import *
 from kdjax.losses.kl import *
 from kdjax.losses.levels import *
 from kdjax.losses.margins import *
+from kdjax.losses.masks import *
 from kdjax.losses.mixtures import *
 from kdjax.losses.recalibration import *
 from kdjax.losses.relations import *
@@ -40,6 +42,7 @@ __all__ = [
   for module in (
     adaptive,
     attention,
+    beta,
     clipping,
     contrastive,
     correlation,
@@ -50,6 +53,7 @@ __all__ = [
     kl,
     levels,
     margins,
+    masks,
     mixtures,
     recalibration,
     relations,

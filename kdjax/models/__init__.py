@@ -5,6 +5,7 @@ from kdjax.models.base import ModelVars as ModelVars
 from kdjax.models.base import functional as functional
 from kdjax.models.clip import clip
 from kdjax.models.convnext import convnext
+from kdjax.models.driving import drive_adapter, driving_policy
 from kdjax.models.imagenet_resnet import imagenet_resnet
 from kdjax.models.masked_autoencoder import masked_autoencoder
 from kdjax.models.mlp_mixer import mlp_mixer
@@ -27,6 +28,8 @@ __all__ = [
   "clip_image_tower",
   "convnext",
   "decoder",
+  "drive_adapter",
+  "driving_policy",
   "imagenet_resnet",
   "masked_autoencoder",
   "mlp",

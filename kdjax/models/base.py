@@ -80,6 +80,8 @@ class Model(NamedTuple):
     settled: `(model, settle)` of one that computes things which do not depend on its input:
       `settle(variables)` are those of `model`, which has them computed once. A frozen teacher is
       kept so; None for most.
+    contains: the key of its params under which it has all of its teacher's; "" for most. See
+      `kdjax.models.starts.containing`.
     adopt: `adopt(head) -> params`, of a student that classifies by its teacher's head, all or some;
       else None. See `kdjax.models.starts.adopting`.
   """
@@ -98,6 +100,7 @@ class Model(NamedTuple):
   inherit: Callable[[PyTree], PyTree] | None = None
   settled: tuple[Model, Callable[[ModelVars], ModelVars]] | None = None
   adopt: Callable[[Head], PyTree] | None = None
+  contains: str = ""
 
 
 def functional(

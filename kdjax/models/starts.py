@@ -194,6 +194,39 @@ def adopting(model: Model, head_of: Callable[[Any], Head], teacher: Any) -> Mode
   return model._replace(start=start)
 
 
+def containing(model: Model, teacher: Any) -> Model:
+  """A model with `contains`, started with its teacher's weights in that place.
+
+  Args:
+    model: the student.
+    teacher: `ModelVars` of a single frozen model, concrete or abstract.
+
+  Raises:
+    KdjaxError: no such weights, or weights of other shapes.
+  """
+  if not isinstance(teacher, ModelVars):
+    raise KdjaxError(
+      f"config.student has its teacher inside ({model.contains}), and config.teacher is none of one"
+      " frozen model; give it one of kind 'frozen'"
+    )
+  own = jax.eval_shape(model.init, jax.random.key(0)).params[model.contains]
+  shapes = [jax.tree.map(lambda a: a.shape, tree) for tree in (own, teacher.params)]
+  if shapes[0] != shapes[1]:
+    raise KdjaxError(
+      f"config.student has its teacher inside ({model.contains}), but with other sizes than"
+      " config.teacher.model has; make channels, strides and width the same"
+    )
+
+  def start(shardings: ModelVars | None = None, dtype: Any = None) -> ModelVars:
+    # A copy: a run gives away what it starts from, and the teacher is still needed.
+    copied = jax.tree.map(jnp.copy, teacher.params)
+    if shardings is not None:
+      copied = jax.device_put(copied, shardings.params[model.contains])
+    return ModelVars({model.contains: copied}, {})
+
+  return model._replace(start=start)
+
+
 def _shared(model: Model, params: PyTree, shardings: ModelVars | None) -> PyTree:
   """A copy of a larger model's parameters, in the dtypes of the model's own."""
   own = jax.eval_shape(model.init, jax.random.key(0)).params

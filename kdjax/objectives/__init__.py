@@ -13,6 +13,7 @@ from kdjax.objectives.combinators import combine, on_layers, scheduled
 from kdjax.objectives.contrastive_representation import contrastive_representation
 from kdjax.objectives.curriculum_temperature import curriculum_temperature
 from kdjax.objectives.distillation_token import distillation_token
+from kdjax.objectives.drive_adapter import drive_adapter, imitation
 from kdjax.objectives.echoatt import echoatt
 from kdjax.objectives.features import feature_kd
 from kdjax.objectives.first import first
@@ -51,6 +52,7 @@ __all__ = [
   "cross_entropy",
   "curriculum_temperature",
   "distillation_token",
+  "drive_adapter",
   "echoatt",
   "feature_kd",
   "first",
@@ -59,6 +61,7 @@ __all__ = [
   "gold",
   "hinton_kd",
   "image_text_contrastive",
+  "imitation",
   "labels_or_teacher",
   "latent",
   "logit_kd",

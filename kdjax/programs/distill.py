@@ -217,7 +217,9 @@ def distill(
     variables = ModelVars(params, state.model_state, frozen.student)
     return metrics_of(
       variables,
-      lambda taps: teacher.apply(frozen.teacher, state.teacher_state, batch, taps=taps),
+      lambda taps, asked=batch: teacher.apply(
+        frozen.teacher, state.teacher_state, asked, taps=taps
+      ),
       batch,
     )
 

@@ -21,7 +21,7 @@ HEADED = frozenset({"hidden", "head"})
 CHUNK = 32
 
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
-Tell = Callable[[frozenset[str]], Outputs]
+Tell = Callable[..., Outputs]  # tell(taps): the teacher on the batch; tell(taps, another)
 Evaluator = Callable[[Model, Teacher], Callable[[ModelVars, Tell, dict], Metrics]]
 
 

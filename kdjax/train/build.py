@@ -12,16 +12,18 @@ import optax
 
 from kdjax import models, objectives, programs
 from kdjax.data.base import DataSet
+from kdjax.data.driving import Trips
 from kdjax.data.text import ClassifiedText, TextData, TextPairs, Vocabulary
 from kdjax.errors import KdjaxError, within
 from kdjax.generation.text import end_ids
 from kdjax.models.base import Model, ModelVars
-from kdjax.models.starts import adopting, inheriting
+from kdjax.models.starts import adopting, containing, inheriting
 from kdjax.objectives.base import Objective
 from kdjax.objectives.combinators import combine
 from kdjax.outputs import Head
 from kdjax.programs.answers import with_answers
 from kdjax.programs.base import Program
+from kdjax.programs.drives import drives
 from kdjax.programs.evaluators import Evaluator, classifier, language, named_classes
 from kdjax.programs.guard import skip_nonfinite
 from kdjax.resolve import check_type, hint, resolve
@@ -91,7 +93,7 @@ def _shape(spec: Spec, data: DataSet | TextData | Vocabulary) -> dict[str, Any]:
   """What the data decide of a model, as far as its constructor asks for it."""
   shape = {
     name: getattr(data, name)
-    for name in ("num_classes", "image_shape", "start", "class_texts", "vocab")
+    for name in ("num_classes", "image_shape", "bev_shape", "start", "class_texts", "vocab")
     if hasattr(data, name)
   }
   asked = _asked(spec)
@@ -202,6 +204,8 @@ def build_program(
   student = build_model(config["student"], data, "config.student")
   if student.inherit is not None:
     student = inheriting(student, None if teacher is None else teacher.frozen)
+  if student.contains:
+    student = containing(student, None if teacher is None else teacher.frozen)
   if student.adopt is not None:
     student = _adopting(student, teacher, data)
   _check_start(student, data)
@@ -279,4 +283,6 @@ def evaluator_of(data: DataSet | TextData) -> Evaluator:
     )
   if is_text(data):
     return language(data.domains)
+  if isinstance(data, Trips):
+    return drives
   return named_classes(data.novel) if getattr(data, "novel", ()) else classifier
