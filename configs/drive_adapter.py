@@ -29,7 +29,7 @@ def get_config(variant: str = "small") -> ml_collections.ConfigDict:
     )
   config = base.get_config()
   config.data = {**config.data, "name": "driving", "trips": 64}
-  config.batch_size = 128
+  config.batch_size = 64
   sizes = {"channels": (16, 32, 64), "strides": (2, 2, 2), "width": 64}
   raw, weights = (16, 32, 64), (50.0, 20.0, 10.0)
   steps, taught = 600, 600

@@ -13,7 +13,7 @@ def get_config(variant: str = "small") -> ml_collections.ConfigDict:
   """`small`: two CPU cores. `paper`: GPT-2 XL into GPT-2 on Dolly (minillm/scripts/gpt2).
 
   The supervised part of either is on the same text, where the paper takes OpenWebText. The paper's
-  student is fine-tuned first; the small one begins from random weights, with a supervised part.
+  student is fine-tuned first; the small one is a language model too, and keeps a supervised part.
   """
   config = small_text.distilled_by(
     variant, "forward_kl", "MiniLLM: on-policy reverse KL beside KD, against KD on the data"

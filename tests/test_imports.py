@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # Each layer may import those before it (and itself).
 LAYERS = [
-  {"errors", "outputs", "paths", "resolve"},
+  {"errors", "outputs", "paths", "resolve", "simulation"},
   {"losses"},
   {"models", "objectives", "data", "evaluation", "laws"},
   {"signals", "teachers", "generation"},
