@@ -96,7 +96,10 @@ class Adapter(nnx.Module):
   def __call__(self, hidden: Array, train: bool) -> Array:
     inner = jax.nn.relu(self.down_norm(self.down(hidden), train))
     inner = self.up_norm(self.up(inner), train)
-    pooled = (inner.mean((1, 2), keepdims=True) + inner.max((1, 2), keepdims=True)) / 2
+    # Not `max`, whose gradient divides by how many places are equal to it: none where the compiler
+    # computes these twice and rounds them differently.
+    largest = nnx.max_pool(inner, inner.shape[1:3])
+    pooled = (inner.mean((1, 2), keepdims=True) + largest) / 2
     gate = jax.nn.sigmoid(self.excite(jax.nn.relu(self.squeeze(pooled))))
     return jax.nn.relu(self.out(jax.nn.relu(inner * gate + hidden)))
 
