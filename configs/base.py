@@ -13,6 +13,8 @@ def get_config() -> ConfigDict:
   # the state as it was, which takes the memory of another state; "roll_back" goes back to the last
   # checkpoint and past the batches since.
   config.on_nonfinite = "stop"
+  # "10:13": a trace of steps 10, 11 and 12 goes to WORKDIR/profile. Also --profile_steps.
+  config.profile = ""
   # Sizes of the mesh axes; -1 fills with the devices that are left.
   config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
   config.data = {

@@ -9,6 +9,7 @@ from typing import Any
 
 from kdjax.errors import KdjaxError
 from kdjax.resolve import check_type, hint
+from kdjax.train.timing import profile_range
 
 Config = dict[str, Any]
 
@@ -19,6 +20,7 @@ FIELDS: Mapping[str, Any] = {
   "total_steps": int,
   "batch_size": int,
   "on_nonfinite": str,
+  "profile": str,
   "mesh": {"data": int, "fsdp": int, "tensor": int},
   "data": dict,
   "domain_weights": dict,
@@ -80,6 +82,7 @@ AT_LEAST = {
 NOT_IDENTITY = (
   "mesh",
   "on_nonfinite",
+  "profile",
   "checkpoint",
   "eval",
   "compare",
@@ -96,6 +99,7 @@ def check_config(config: Config) -> None:
   """Raises KdjaxError for fields that are missing, unknown, of the wrong type or out of range."""
   # A config without a teacher says so with an empty mapping.
   _check_fields(config, FIELDS if config.get("teacher") else FIELDS | {"teacher": dict}, "config")
+  profile_range(config["profile"], config["total_steps"])
   names = config["compare"]["names"]
   # Rows of a table, and folders beside that of the teacher.
   plain = all(re.fullmatch(r"[\w-]+", name) for name in names.values())

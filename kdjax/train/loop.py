@@ -29,6 +29,7 @@ from kdjax.train.mesh import (
   place,
   shardings,
 )
+from kdjax.train.timing import Profiler, Stopwatch
 
 PyTree = Any
 LOG = logging.getLogger("kdjax")
@@ -193,6 +194,7 @@ def run(
   name: str = "train",
   stop: Callable[[], bool] = lambda: False,
   skip: int = 0,
+  profile: range = range(0),
 ) -> RunResult:
   """Trains to `schedule.total_steps`, from the newest checkpoint if there is one.
 
@@ -211,6 +213,7 @@ def run(
     name: shown on the progress bar.
     stop: asked after every step; True saves and raises Interrupted.
     skip: batches to leave out before the first step.
+    profile: steps, counted from 1, of which WORKDIR/profile gets a trace.
 
   Returns:
     The final state and its evaluation.
@@ -250,15 +253,19 @@ def run(
   if restored is None and start_weights is not None:  # what they are worth before any training
     log.write(0, "eval", _scalars(evaluate(compiled, state, data.evaluation())))
   with _progress(schedule, step, name) as bar:
-    window = _Window(schedule, log, bar, batch_shape, restored and restored.meta["window"])
+    watch, profiler = Stopwatch(), Profiler(profile, workdir)
+    window = _Window(schedule, log, bar, batch_shape, restored and restored.meta["window"], watch)
     while step < schedule.total_steps:
       if data.adapt is not None:
         data.adapt(step, state, compiled.frozen)
-      batch = place(next(data.stream), compiled.batch_sharding)
+      with watch.on("data"):
+        batch = place(next(data.stream), compiled.batch_sharding)
       if step == first_step:
         compile_ahead(compiled.step, state, compiled.frozen, batch)
+      profiler.before(step + 1)
       state, pairs = compiled.step(state, compiled.frozen, batch)
       step += 1
+      profiler.after(step, pairs)
       bar.update()
       window.push(step, pairs)
       checkpoints.check()
@@ -268,13 +275,15 @@ def run(
       evaluation = None
       if due["eval"] or last:
         window.flush()
-        evaluation = latest = evaluate(compiled, state, data.evaluation())
+        with watch.on("eval"):
+          evaluation = latest = evaluate(compiled, state, data.evaluation())
         log.write(step, "eval", _scalars(evaluation))
       if due["save"] or last or stopping:
         window.flush()  # a state that came with a non-finite loss is never saved
         position = {"step": step, "data": data.stream.get_state(), "window": window.state()}
         saved = dict(meta) | position
-        checkpoints.save(step, state, saved, evaluation and _scalars(evaluation))
+        with watch.on("save"):
+          checkpoints.save(step, state, saved, evaluation and _scalars(evaluation))
       if stopping and not last:
         checkpoints.wait()
         log.close()
@@ -289,14 +298,14 @@ def run(
 class _Window:
   """Metrics of the steps since the last row, fetched a step late so that no step waits for them."""
 
-  def __init__(self, schedule: Schedule, log, bar: tqdm, batch_shape: PyTree, state: Any):
-    self._schedule, self._log, self._bar = schedule, log, bar
+  def __init__(self, schedule: Schedule, log, bar: tqdm, batch_shape: PyTree, state: Any, watch):
+    self._schedule, self._log, self._bar, self._watch = schedule, log, bar, watch
     self._rows = jax.tree.leaves(batch_shape)[0].shape[0]
     tokens = batch_shape.get("tokens")
     self._tokens = 0 if tokens is None else tokens.size
     self._pending: list[tuple[int, Any]] = []
     self._total: dict[str, Any] = dict(state or {})
-    self._last = (time.monotonic(), bar.n)
+    self._last = bar.n
 
   def push(self, step: int, pairs: Any) -> None:
     self._pending.append((step, pairs))
@@ -326,14 +335,14 @@ class _Window:
   def _row(self, step: int) -> None:
     values = metric_lib.divide(self._total)
     self._total = {}
-    now, (then, before) = time.monotonic(), self._last
-    self._last = (now, step)
-    rate = (step - before) * self._rows / max(now - then, 1e-9)
+    steps, self._last = step - self._last, step
+    seconds, split = self._watch.lap(steps)
+    rate = steps * self._rows / seconds
     speed, shown = {"examples_per_second": rate}, {"ex/s": f"{rate:,.0f}"}
     if self._tokens:
       rate *= self._tokens / self._rows
       speed, shown = speed | {"tokens_per_second": rate}, {"tok/s": f"{rate:,.0f}"}
-    self._log.write(step, "train", values | speed)
+    self._log.write(step, "train", values | speed | split)
     # A row of skipped steps has no loss.
     loss = {"loss": f"{values['loss']:.4f}"} if "loss" in values else {}
     self._bar.set_postfix(loss | shown, refresh=False)

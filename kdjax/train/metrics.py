@@ -45,6 +45,11 @@ class NonFinite(KdjaxError):
     )
 
 
+def timing(name: str) -> bool:
+  """Whether a metric is of the clock: no two runs have the same."""
+  return "_per_second" in name or "seconds/" in name
+
+
 def check_finite(step: int, pairs: Pairs) -> None:
   """Raises NonFinite naming the step and the terms that are not finite."""
   bad = [name for name, (num, _) in pairs.items() if not np.all(np.isfinite(num))]

@@ -14,6 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
+from kdjax.train.metrics import timing
+
 # Distinguishable with every common colour blindness (Okabe and Ito).
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
 INK, FAINT = "#222222", "#d9d9d9"
@@ -35,9 +37,7 @@ def learning_curves(curves: Curves) -> bytes | None:
   """One panel per metric, one line per run; None without points."""
   known = dict.fromkeys(name for metrics in curves.values() for name in metrics)
   # What a run says of its teacher does not change as it learns.
-  others = [
-    n for n in known if n not in PREFERRED and "teacher" not in n and "_per_second" not in n
-  ]
+  others = [n for n in known if n not in PREFERRED and "teacher" not in n and not timing(n)]
   names = ([n for n in PREFERRED if n in known] + others)[:PANELS]
   if not names:
     return None

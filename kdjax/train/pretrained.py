@@ -169,7 +169,7 @@ def _emulated(config: Config, data: DataSet, *, trained: Sequence[Path], abstrac
 def teacher_config(config: Config, index: int = 0) -> Config:
   """The config of the run that trains the teacher (the `index`-th of an ensemble)."""
   spec = config["teacher"]
-  own = merge(config, spec["train"])
+  own = merge(config | {"profile": ""}, spec["train"])  # students alone are profiled
   check_config(own)
   return own | {
     "student": spec["model"],

@@ -26,6 +26,7 @@ from kdjax.train.loop import Interrupted, RunResult, Schedule, run
 from kdjax.train.mesh import STUDENT_RULES, make_mesh, shardings, teacher_rules
 from kdjax.train.rollback import rolling_back
 from kdjax.train.streams import Splits, load_data, open_data
+from kdjax.train.timing import profile_range
 
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "kdjax")
 LOG = logging.getLogger("kdjax")
@@ -113,6 +114,8 @@ def train(
   read = follow_domains(config, data, program, read, mesh, seeds=seeds)
   beginning = read.stream.get_state()
 
+  profiled = profile_range(config["profile"], config["total_steps"])
+
   def attempt(skip: int) -> RunResult:
     read.stream.set_state(beginning)
     return run(
@@ -135,6 +138,7 @@ def train(
       name=name,
       stop=stop,
       skip=skip,
+      profile=profiled,
     )
 
   try:

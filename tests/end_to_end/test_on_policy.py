@@ -11,6 +11,7 @@ from kdjax.errors import KdjaxError
 from kdjax.train.config import check_config
 from kdjax.train.job import dry_run, run_job, variant_of
 from kdjax.train.loop import Interrupted
+from kdjax.train.metrics import timing
 from tests.end_to_end.text import config_of, text_folder
 
 MODULES = {
@@ -61,7 +62,7 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_bits(name, folder, taught):
   assert again["params_sha256"] == whole["params_sha256"]
   rows = [
     [
-      {key: value for key, value in json.loads(line).items() if "per_second" not in key}
+      {key: value for key, value in json.loads(line).items() if not timing(key)}
       for line in (place / "metrics.jsonl").open()
     ]
     for place in (folder / name, folder / f"{name}_whole")

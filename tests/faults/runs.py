@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+from kdjax.train.metrics import timing
 from tests import xla
 
 ROOT = Path(__file__).parents[2]
@@ -80,4 +81,4 @@ def kill_when(process, ready, *, number=signal.SIGKILL, delay: float = 0.0, time
 def rows(workdir: Path) -> list[dict]:
   """The metrics log without its timings."""
   lines = (workdir / "metrics.jsonl").read_text().splitlines()
-  return [{k: v for k, v in json.loads(line).items() if "per_second" not in k} for line in lines]
+  return [{k: v for k, v in json.loads(line).items() if not timing(k)} for line in lines]

@@ -17,6 +17,7 @@ from kdjax.programs import distill
 from kdjax.train.checkpoint import Checkpoints, fingerprint
 from kdjax.train.loop import Data, Interrupted, Schedule, compile_program, run
 from kdjax.train.mesh import make_mesh, teacher_rules
+from kdjax.train.metrics import timing
 from tests.programs.helpers import STUDENT, batch, teacher
 
 RNG = np.random.default_rng(0)
@@ -99,7 +100,7 @@ def test_rows_are_the_means_of_their_steps_and_resume_exactly(whole, tmp_path):
 
   def rows(folder):
     lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(x).items() if "per_second" not in k} for x in lines]
+    return [{k: v for k, v in json.loads(x).items() if not timing(k)} for x in lines]
 
   assert rows(tmp_path) == rows(folder)
   kinds = [(row["step"], row["split"]) for row in rows(folder)]
