@@ -9,6 +9,7 @@ from kdjax.data.base import Source as Source
 from kdjax.data.base import Span as Span
 from kdjax.data.base import arrays as arrays
 from kdjax.data.bundled import digits
+from kdjax.data.corrupted import corrupted
 from kdjax.data.idx import fashion_mnist, idx_images
 from kdjax.data.labels import hide_labels as hide_labels
 from kdjax.data.labels import labelled_only as labelled_only
@@ -28,6 +29,7 @@ from kdjax.data.tokenizers import load_tokenizer as load_tokenizer
 
 __all__ = [
   "array_record_images",
+  "corrupted",
   "digits",
   "fashion_mnist",
   "idx_images",

@@ -62,6 +62,7 @@ class DataSet(NamedTuple):
     class_texts: of each class in tokens, rows of equal length; () where classes have no names.
     vocab: number of tokens.
     novel: the classes whose labels are held out; those of `train` may have none.
+    corruptions: kinds of damage that copies of test images have; see `kdjax.data.corrupted`.
   """
 
   train: Source
@@ -72,6 +73,7 @@ class DataSet(NamedTuple):
   class_texts: tuple[tuple[int, ...], ...] = ()
   vocab: int = 0
   novel: tuple[int, ...] = ()
+  corruptions: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

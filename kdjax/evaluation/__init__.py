@@ -7,6 +7,8 @@ from kdjax.evaluation.classification import agreement as agreement
 from kdjax.evaluation.classification import classification as classification
 from kdjax.evaluation.classification import finalize as finalize
 from kdjax.evaluation.classification import merge as merge
+from kdjax.evaluation.corruption import corruption_errors as corruption_errors
+from kdjax.evaluation.corruption import mean_corruption_error as mean_corruption_error
 from kdjax.evaluation.held_out import base_and_novel as base_and_novel
 from kdjax.evaluation.held_out import harmonic_mean as harmonic_mean
 from kdjax.evaluation.held_out import retrieved as retrieved

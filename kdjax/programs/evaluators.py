@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from kdjax.evaluation.classification import agreement, classification
+from kdjax.evaluation.corruption import corruption_errors
 from kdjax.evaluation.held_out import base_and_novel
 from kdjax.evaluation.language import next_token
 from kdjax.models.base import Model, ModelVars
@@ -64,6 +65,39 @@ def named_classes(novel: Sequence[int]) -> Evaluator:
       outputs, _ = student.apply(variables, batch, taps=LOGITS)
       metrics = plain(variables, tell, batch) | both(outputs.logits)
       return metrics | both(tell(LOGITS).logits, "teacher/") if beside else metrics
+
+    return evaluate
+
+  return evaluator
+
+
+def corrupted_images(kinds: Sequence[str]) -> Evaluator:
+  """The evaluator of clean images and damaged copies: what `classifier` tells of the clean ones.
+
+  Beside it the errors on the copies. Of a model with several heads, each head's accuracy and error.
+
+  Args:
+    kinds: of damage; see `kdjax.evaluation.corruption_errors`.
+  """
+
+  def evaluator(student: Model, teacher: Teacher):
+    plain = classifier(student, teacher)
+    beside = "logits" in teacher.taps and teacher.anywhere
+    taps = LOGITS | student.taps & {"head_logits"}
+
+    def evaluate(variables: ModelVars, tell: Tell, batch) -> Metrics:
+      def errors(logits: jax.Array, prefix: str = "") -> Metrics:
+        own = (logits, batch["label"], batch["corruption"], kinds, batch["mask"])
+        return {f"{prefix}{name}": pair for name, pair in corruption_errors(*own).items()}
+
+      clean = batch["mask"] & (batch["corruption"] == 0)
+      outputs, _ = student.apply(variables, batch, taps=taps)
+      metrics = plain(variables, tell, batch | {"mask": clean}) | errors(outputs.logits)
+      for name, logits in (outputs.head_logits or {}).items():
+        own = classification(logits, batch["label"], clean) | errors(logits)
+        wanted = ("accuracy", "corruption_error")
+        metrics |= {f"{name}_head/{metric}": own[metric] for metric in wanted}
+      return metrics | errors(tell(LOGITS).logits, "teacher/") if beside else metrics
 
     return evaluate
 

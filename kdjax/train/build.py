@@ -22,7 +22,13 @@ from kdjax.objectives.combinators import combine
 from kdjax.outputs import Head
 from kdjax.programs.answers import with_answers
 from kdjax.programs.base import Program
-from kdjax.programs.evaluators import Evaluator, classifier, language, named_classes
+from kdjax.programs.evaluators import (
+  Evaluator,
+  classifier,
+  corrupted_images,
+  language,
+  named_classes,
+)
 from kdjax.programs.guard import skip_nonfinite
 from kdjax.resolve import check_type, hint, resolve
 from kdjax.teachers import Teacher
@@ -279,4 +285,6 @@ def evaluator_of(data: DataSet | TextData) -> Evaluator:
     )
   if is_text(data):
     return language(data.domains)
+  if getattr(data, "corruptions", ()):
+    return corrupted_images(data.corruptions)
   return named_classes(data.novel) if getattr(data, "novel", ()) else classifier
