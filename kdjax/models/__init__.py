@@ -15,6 +15,7 @@ from kdjax.models.pretrained import decoder, pretrained
 from kdjax.models.pretrained_clip import clip_image_tower, pretrained_clip
 from kdjax.models.pretrained_image import pretrained_image
 from kdjax.models.residual_network import resnet
+from kdjax.models.robustified import robustified
 from kdjax.models.seq2seq import seq2seq
 from kdjax.models.swin import swin
 from kdjax.models.text_classifier import text_classifier
@@ -37,6 +38,7 @@ __all__ = [
   "pretrained_clip",
   "pretrained_image",
   "resnet",
+  "robustified",
   "seq2seq",
   "swin",
   "text_classifier",

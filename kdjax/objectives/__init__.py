@@ -32,6 +32,7 @@ from kdjax.objectives.nd_loss import nd_loss, norm_direction
 from kdjax.objectives.overhaul import overhaul
 from kdjax.objectives.prompt_kd import prompt_kd
 from kdjax.objectives.review import review
+from kdjax.objectives.robustify import robustify
 from kdjax.objectives.sampled_reverse_kl import sampled_reverse_kl
 from kdjax.objectives.taid import taid
 from kdjax.objectives.talking_models import talking_models
@@ -71,6 +72,7 @@ __all__ = [
   "overhaul",
   "prompt_kd",
   "review",
+  "robustify",
   "sampled_reverse_kl",
   "taid",
   "talking_models",
