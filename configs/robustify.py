@@ -64,7 +64,7 @@ def get_config(variant: str = "small") -> ml_collections.ConfigDict:
     config.batch_size = 1024
     large = {"name": "pretrained_image", "path": "models/vit-large-patch16-224"}
     student = {"name": "robustified", "model": large, "tuned": "blocks", "last": 1}
-    config.teacher.model = {"name": "imagenet_resnet", "depth": 50}
+    config.teacher.model = {"name": "imagenet_resnet"}
     config.optimizer = {"name": "adamw", "learning_rate": 1e-4, "groups": GROUPS}
     config.checkpoint.every = config.eval.every = epoch
     config.compare.title = "Efficiently Robustify: ViT-L/16 on ImageNet-C's damage"

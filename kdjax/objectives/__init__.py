@@ -34,6 +34,7 @@ from kdjax.objectives.prompt_kd import prompt_kd
 from kdjax.objectives.review import review
 from kdjax.objectives.robustify import robustify
 from kdjax.objectives.sampled_reverse_kl import sampled_reverse_kl
+from kdjax.objectives.scale_kd import scale_kd
 from kdjax.objectives.taid import taid
 from kdjax.objectives.talking_models import talking_models
 from kdjax.objectives.tgeo_kd import tgeo_kd
@@ -74,6 +75,7 @@ __all__ = [
   "review",
   "robustify",
   "sampled_reverse_kl",
+  "scale_kd",
   "taid",
   "talking_models",
   "tgeo_kd",

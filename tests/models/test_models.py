@@ -312,6 +312,16 @@ def test_segment_runs_layers_between_hidden_states(name, full):
     out.segment(states[0], 2, 1)
 
 
+def test_segment_of_swin_runs_stages_between_maps(full):
+  out, _ = full["swin"]
+  run = jax.jit(out.segment, static_argnums=(1, 2))
+  first, second = (out.features[name] for name in ("stage1", "stage2"))
+  np.testing.assert_allclose(run(first, 1, 2), second, atol=1e-5)
+  np.testing.assert_array_equal(run(first, 1, 1), first)
+  with pytest.raises(KdjaxError, match=r"start=1, stop=3.*<= 2"):
+    out.segment(first, 1, 3)
+
+
 @pytest.mark.parametrize("name", ["mlp", "vit"])
 def test_segment_passes_gradient_to_hidden_and_none_to_weights(name, made, batch, full):
   model, variables = made[name]
