@@ -9,6 +9,7 @@ from kdjax.data.base import Source as Source
 from kdjax.data.base import Span as Span
 from kdjax.data.base import arrays as arrays
 from kdjax.data.bundled import digits
+from kdjax.data.classes import some_classes
 from kdjax.data.corrupted import corrupted
 from kdjax.data.idx import fashion_mnist, idx_images
 from kdjax.data.labels import hide_labels as hide_labels
@@ -36,6 +37,7 @@ __all__ = [
   "labelled_text",
   "library_docs",
   "named_classes",
+  "some_classes",
   "text",
   "text_pairs",
   "tfds_images",

@@ -30,6 +30,7 @@ from kdjax.objectives.multi_granularity import multi_granularity
 from kdjax.objectives.multi_level import multi_level
 from kdjax.objectives.nd_loss import nd_loss, norm_direction
 from kdjax.objectives.overhaul import overhaul
+from kdjax.objectives.proc_kd import proc_kd
 from kdjax.objectives.prompt_kd import prompt_kd
 from kdjax.objectives.review import review
 from kdjax.objectives.robustify import robustify
@@ -71,6 +72,7 @@ __all__ = [
   "nd_loss",
   "norm_direction",
   "overhaul",
+  "proc_kd",
   "prompt_kd",
   "review",
   "robustify",
