@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from kdjax.evaluation.classification import agreement, classification
+from kdjax.evaluation.classification import agreement, classification, top_k_accuracy
 from kdjax.evaluation.corruption import corruption_errors
 from kdjax.evaluation.held_out import base_and_novel
 from kdjax.evaluation.language import next_token
+from kdjax.evaluation.similarity import batch_cka
 from kdjax.models.base import Model, ModelVars
 from kdjax.objectives.chunks import sum_chunks
 from kdjax.outputs import Outputs
@@ -20,6 +21,8 @@ LOGITS = frozenset({"logits"})
 HEADED = frozenset({"hidden", "head"})
 # Positions of the time axis whose logits exist at a time.
 CHUNK = 32
+# Top-5 accuracy is told of more classes than that.
+TOP = 5
 
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
 Tell = Callable[[frozenset[str]], Outputs]
@@ -27,17 +30,26 @@ Evaluator = Callable[[Model, Teacher], Callable[[ModelVars, Tell, dict], Metrics
 
 
 def classifier(student: Model, teacher: Teacher):
-  """Metrics of a classifier, the teacher's, and their agreement."""
+  """Metrics of a classifier, the teacher's, their agreement, and how alike their embeddings are."""
+  beside = "logits" in teacher.taps and teacher.anywhere
+  pooled = LOGITS & teacher.taps and student.taps & teacher.taps & {"embedding"}
+  taps = LOGITS | (pooled if beside else frozenset())
+
+  def metrics_of(outputs: Outputs, batch) -> Metrics:
+    own = (outputs.logits, batch["label"], batch["mask"])
+    return classification(*own) | (top_k_accuracy(*own) if outputs.logits.shape[-1] > TOP else {})
 
   def evaluate(variables: ModelVars, tell: Tell, batch) -> Metrics:
-    outputs, _ = student.apply(variables, batch, taps=LOGITS)
-    metrics = classification(outputs.logits, batch["label"], batch["mask"])
-    if "logits" not in teacher.taps or not teacher.anywhere:
+    outputs, _ = student.apply(variables, batch, taps=taps)
+    metrics = metrics_of(outputs, batch)
+    if not beside:
       return metrics
-    told = tell(LOGITS)
+    told = tell(taps)
     if told.logits.ndim != outputs.logits.ndim:  # next tokens, of a language model
       return metrics
-    own = classification(told.logits, batch["label"], batch["mask"])
+    if outputs.embedding is not None and told.embedding is not None:
+      metrics |= batch_cka(outputs.embedding, told.embedding, batch["mask"])
+    own = metrics_of(told, batch)
     metrics |= {f"teacher/{name}": pair for name, pair in own.items()}
     if teacher.num_classes == student.num_classes:
       metrics |= agreement(outputs.logits, told.logits, batch["mask"])
