@@ -21,6 +21,7 @@ from kdjax.objectives.g2sd import g2sd, masked_reconstruction
 from kdjax.objectives.gold import gold
 from kdjax.objectives.held_out import base_cross_entropy
 from kdjax.objectives.image_text import image_text_contrastive
+from kdjax.objectives.labels_or_teacher import labels_or_teacher
 from kdjax.objectives.latent import latent
 from kdjax.objectives.logits import cross_entropy, hinton_kd, logit_kd
 from kdjax.objectives.match_distribution import match_distribution
@@ -36,6 +37,7 @@ from kdjax.objectives.review import review
 from kdjax.objectives.robustify import robustify
 from kdjax.objectives.sampled_reverse_kl import sampled_reverse_kl
 from kdjax.objectives.scale_kd import scale_kd
+from kdjax.objectives.standardized import standardized
 from kdjax.objectives.taid import taid
 from kdjax.objectives.talking_models import talking_models
 from kdjax.objectives.tgeo_kd import tgeo_kd
@@ -61,6 +63,7 @@ __all__ = [
   "gold",
   "hinton_kd",
   "image_text_contrastive",
+  "labels_or_teacher",
   "latent",
   "logit_kd",
   "masked_reconstruction",

@@ -19,6 +19,7 @@ from kdjax.models.base import Model, ModelVars
 from kdjax.models.starts import adopting, inheriting
 from kdjax.objectives.base import Objective
 from kdjax.objectives.combinators import combine
+from kdjax.objectives.standardized import standardized
 from kdjax.outputs import Head
 from kdjax.programs.answers import with_answers
 from kdjax.programs.base import Program
@@ -123,11 +124,18 @@ def calibration(data: Any) -> Callable[[int], dict[str, np.ndarray]]:
 
 
 def build_objective(spec: Spec, field: str = "config.objective", *, data: Any = None) -> Objective:
-  """An objective by name, or `combine` with `terms`: name to {weight, objective}.
+  """An objective by name, or one made of others.
+
+  `combine` takes `terms`, name to {weight, objective}; `standardized` takes one `objective`.
 
   An objective that asks for `shared_tokens`, `word_pieces`, `novel` or `examples` gets those of the
   data unless given.
   """
+  if spec.get("name") == "standardized":
+    if set(spec) != {"name", "objective"} or not isinstance(spec["objective"], Mapping):
+      raise KdjaxError(f"{field}: standardized takes exactly the field objective, a mapping")
+    inside = build_objective(spec["objective"], f"{field}.objective", data=data)
+    return within(field)(standardized)(inside)
   if spec.get("name") != "combine":
     objective = made(objectives, _from_data(spec, data) | dict(spec), field)
     # Layers and shapes are known only when the functions are traced.

@@ -16,7 +16,7 @@ from kdjax.train import report
 from kdjax.train.checkpoint import writable
 from kdjax.train.config import Config, check_config
 from kdjax.train.job import dry_run, prepare_teacher, stored_first, teacher_of, variant_of
-from kdjax.train.selection import select
+from kdjax.train.selection import by_seed, select
 from kdjax.train.stage import Stop, train
 from kdjax.train.stages import stages_of, train_stages
 
@@ -93,9 +93,9 @@ def train_seeds(
 ) -> list[dict[str, Any]]:
   """The final evaluation of each seed: side by side in one program, or one after the other.
 
-  Seeds of a method of stages run one after the other.
+  Seeds of a method of stages run one after the other, and so do those that choose their own data.
   """
-  single = config["stages"] is None
+  single = config["stages"] is None and not by_seed(config)
   splits = select(config, folder, teacher, stop=stop) if single else None
   if config["compare"]["vectorize"] and single:
     # The best seed's checkpoint is of no use: only the newest are kept.

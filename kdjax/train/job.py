@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kdjax.data.text.choices import Choice
 from kdjax.errors import KdjaxError, within, writing
 from kdjax.evaluation.classification import finalize
 from kdjax.models.base import Model, ModelVars
@@ -198,7 +199,7 @@ def dry_stage(config: Config) -> None:
   if name not in metrics:
     raise KdjaxError(f"config.eval.best_metric = {name!r} is not evaluated{hint(name, metrics)}")
   choice = checked(config, load_data(config["data"]))
-  if choice is not None and choice.model is not None:
+  if isinstance(choice, Choice) and choice.model is not None:
     with within("config.selection.train"):
       trace(reference_config(config, choice), None)
 

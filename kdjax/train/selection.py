@@ -1,4 +1,4 @@
-"""The rows that a run learns from: all, some at random, or those that MiniPLM keeps."""
+"""The rows that a run learns from: all, some at random, MiniPLM's, or those asked about."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import numpy as np
 
 from kdjax import teachers
 from kdjax.data.text import PackedRows, choices
-from kdjax.data.text.choices import Choice
+from kdjax.data.text.choices import Choice, Queries
 from kdjax.data.text.difference_sampling import difference_scores, keep_largest
 from kdjax.errors import KdjaxError, writing
 from kdjax.teachers import Teacher
+from kdjax.train.active import check_queries, query
 from kdjax.train.build import build_model, made
 from kdjax.train.config import Config, check_config, merge
 from kdjax.train.mesh import TEACHER_RULES, make_mesh, teacher_rules
@@ -53,6 +54,8 @@ def select(
   choice = checked(config, splits)
   if choice is None:
     return splits
+  if isinstance(choice, Queries):
+    return query(config, splits, workdir, teacher, choice, stop=stop)
   count = len(splits.train)
   if choice.model is None:
     order = np.random.default_rng(config["data"]["seed"]).permutation(count)
@@ -87,7 +90,12 @@ def select(
   return splits._replace(train=splits.train.take(kept))
 
 
-def checked(config: Config, splits: Splits) -> Choice | None:
+def by_seed(config: Config) -> bool:
+  """Whether the choice is a student's, so that each seed has its own."""
+  return config["selection"].get("name") == "active"
+
+
+def checked(config: Config, splits: Splits) -> Choice | Queries | None:
   """What `config.selection` asks for; None for everything.
 
   Raises:
@@ -97,6 +105,9 @@ def checked(config: Config, splits: Splits) -> Choice | None:
   choice = made(choices, config["selection"], FIELD)
   if choice is None:
     return None
+  if isinstance(choice, Queries):
+    check_queries(config, splits, choice)
+    return choice
   if not isinstance(splits.train, PackedRows):
     raise KdjaxError(f"{FIELD} chooses rows of text in one side's tokens; these data are others")
   if not int(choice.ratio * len(splits.train)):

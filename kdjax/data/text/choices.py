@@ -1,4 +1,4 @@
-"""Which of the training rows of text are learnt from, as a config says it."""
+"""Which of the training rows are learnt from, as a config says it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from kdjax.errors import KdjaxError
 
-__all__ = ["difference", "everything", "random"]  # what a config may name
+__all__ = ["active", "difference", "everything", "random"]  # what a config may name
 
 
 class Choice(NamedTuple):
@@ -22,6 +22,43 @@ class Choice(NamedTuple):
   ratio: float
   model: Mapping[str, Any] | None = None
   train: Mapping[str, Any] | None = None
+
+
+STRATEGIES = ("robust", "margin", "entropy", "uniform")
+
+
+class Queries(NamedTuple):
+  """Images without labels that a teacher is asked about.
+
+  Attributes:
+    strategy: a name of `STRATEGIES`.
+    rounds: how often a student says what to ask next.
+    budget: images asked about in each round.
+  """
+
+  strategy: str
+  rounds: int
+  budget: int
+
+
+def active(*, strategy: str = "robust", rounds: int = 3, budget: int = 40) -> Queries:
+  """The labelled images, and those that the teacher is asked about, some in each round.
+
+  Args:
+    strategy: "robust" draws by `kdjax.data.robust_sampling` for a teacher that is sometimes wrong;
+      "margin" takes the images whose two likeliest classes are closest, "entropy" those with the
+      largest; "uniform" any.
+    rounds: in each a student is trained on what is there, and is asked about the rest.
+    budget: images asked about in a round.
+
+  Reference:
+    Baykal et al., "Robust Active Distillation", ICLR 2023, https://arxiv.org/abs/2210.01213
+  """
+  if strategy not in STRATEGIES:
+    raise KdjaxError(f"strategy = {strategy!r} must be one of {STRATEGIES}")
+  if rounds < 1 or budget < 1:
+    raise KdjaxError(f"rounds = {rounds} and budget = {budget} must be at least 1")
+  return Queries(strategy, rounds, budget)
 
 
 def everything() -> None:
