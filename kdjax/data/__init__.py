@@ -20,6 +20,7 @@ from kdjax.data.named import named_classes
 from kdjax.data.pipeline import evaluation_batches as evaluation_batches
 from kdjax.data.pipeline import paired_stream as paired_stream
 from kdjax.data.pipeline import training_stream as training_stream
+from kdjax.data.scenes import scenes
 from kdjax.data.text import ClassifiedText as ClassifiedText
 from kdjax.data.text import PackedRows as PackedRows
 from kdjax.data.text import TextData as TextData
@@ -37,6 +38,7 @@ __all__ = [
   "labelled_text",
   "library_docs",
   "named_classes",
+  "scenes",
   "some_classes",
   "text",
   "text_pairs",

@@ -15,6 +15,7 @@ from kdjax.evaluation.held_out import harmonic_mean as harmonic_mean
 from kdjax.evaluation.held_out import retrieved as retrieved
 from kdjax.evaluation.loyalty import probability_loyalty as probability_loyalty
 from kdjax.evaluation.loyalty import regression_loyalty as regression_loyalty
+from kdjax.evaluation.segmentation import intersection_over_union as intersection_over_union
 from kdjax.evaluation.similarity import batch_cka as batch_cka
 from kdjax.evaluation.similarity import linear_cka as linear_cka
 from kdjax.evaluation.statistics import paired_comparison as paired_comparison

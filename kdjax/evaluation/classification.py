@@ -190,7 +190,8 @@ def finalize(pairs: Mapping[str, Pair]) -> dict[str, Any]:
     reliability diagram also `reliability/count`, the expected calibration error `ece` (mean over
     rows of |accuracy - confidence| of their bin) and the largest bin's, `mce`; beside
     `base_accuracy` and `novel_accuracy` their `harmonic_mean`; in place of the parts of `batch_cka`
-    the `cka` that they make.
+    the `cka` that they make; beside the `iou` of each class their mean over the classes that occur,
+    `mean_iou`.
   """
   values = {name: _divide(*pair) for name, pair in pairs.items()}
   for name in values:
@@ -202,6 +203,10 @@ def finalize(pairs: Mapping[str, Pair]) -> dict[str, Any]:
       values[f"{prefix}harmonic_mean"] = harmonic_mean(
         values[f"{prefix}base_accuracy"], values[name]
       )
+    prefix, found, rest = name.rpartition("iou")
+    if found and not rest and np.ndim(values[name]) == 1:
+      present = np.asarray(pairs[name][1]) > 0
+      values[f"{prefix}mean_iou"] = float(np.mean(values[name][present])) if present.any() else 0.0
     prefix, found, rest = name.rpartition(PARTS[0])
     if found and not rest:
       values[f"{prefix}cka"] = joined_cka({part: values.pop(f"{prefix}{part}") for part in PARTS})

@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
+from kdjax.errors import KdjaxError
 from kdjax.evaluation.classification import agreement, classification, top_k_accuracy
 from kdjax.evaluation.corruption import corruption_errors
 from kdjax.evaluation.held_out import base_and_novel
 from kdjax.evaluation.language import next_token
+from kdjax.evaluation.segmentation import intersection_over_union
 from kdjax.evaluation.similarity import batch_cka
 from kdjax.models.base import Model, ModelVars
 from kdjax.objectives.chunks import sum_chunks
@@ -110,6 +112,44 @@ def corrupted_images(kinds: Sequence[str]) -> Evaluator:
         wanted = ("accuracy", "corruption_error")
         metrics |= {f"{name}_head/{metric}": own[metric] for metric in wanted}
       return metrics | errors(tell(LOGITS).logits, "teacher/") if beside else metrics
+
+    return evaluate
+
+  return evaluator
+
+
+def label_maps(places: Sequence[int]) -> Evaluator:
+  """The evaluator of models that classify places: what `classifier` tells of them, and `mean_iou`.
+
+  Args:
+    places: (rows, columns) of the label maps.
+  """
+
+  def evaluator(student: Model, teacher: Teacher):
+    beside = "logits" in teacher.taps and teacher.anywhere
+
+    def metrics_of(logits: jax.Array, batch, where) -> Metrics:
+      if logits.ndim != 3 or logits.shape[1] != places[0] * places[1]:
+        raise KdjaxError(
+          f"the data have labels for {places[0]} x {places[1]} places and the model gives logits of"
+          f" shape {logits.shape}; take one such as segformer, whose stride makes as many of the"
+          " images"
+        )
+      own = (logits, batch["label"], where)
+      return classification(*own) | intersection_over_union(*own)
+
+    def evaluate(variables: ModelVars, tell: Tell, batch) -> Metrics:
+      outputs, _ = student.apply(variables, batch, taps=LOGITS)
+      where = jnp.broadcast_to(batch["mask"][:, None], batch["label"].shape)
+      metrics = metrics_of(outputs.logits, batch, where)
+      if not beside:
+        return metrics
+      told = tell(LOGITS)
+      own = metrics_of(told.logits, batch, where)
+      metrics |= {f"teacher/{name}": pair for name, pair in own.items()}
+      if teacher.num_classes == student.num_classes:
+        metrics |= agreement(outputs.logits, told.logits, where)
+      return metrics
 
     return evaluate
 

@@ -27,6 +27,7 @@ from kdjax.programs.evaluators import (
   Evaluator,
   classifier,
   corrupted_images,
+  label_maps,
   language,
   named_classes,
 )
@@ -293,6 +294,8 @@ def evaluator_of(data: DataSet | TextData) -> Evaluator:
     )
   if is_text(data):
     return language(data.domains)
+  if getattr(data, "places", ()):
+    return label_maps(data.places)
   if getattr(data, "corruptions", ()):
     return corrupted_images(data.corruptions)
   return named_classes(data.novel) if getattr(data, "novel", ()) else classifier

@@ -26,7 +26,8 @@ SMALL = {
 }
 # Models of text and checkpoints have tests of their own.
 OTHERS = {"decoder", "pretrained", "pretrained_image", "seq2seq", "text_classifier"}
-OTHERS |= {"clip", "clip_image_tower", "open_vocabulary", "pretrained_clip", "robustified"}
+OTHERS |= {"clip", "clip_image_tower", "open_vocabulary", "pretrained_clip"}
+OTHERS |= {"robustified", "segformer"}
 OTHERS |= {"masked_autoencoder", "mobilenet", "tinyvit", "wide_resnet"}
 # Mesh axes of the logical names; the batch is split over the first two axes of the mesh.
 RULES = dict.fromkeys(("mlp", "heads", "kv_heads", "vocab"), "tensor") | {"embed": "fsdp"}
