@@ -42,6 +42,7 @@ from kdjax.objectives.taid import taid
 from kdjax.objectives.talking_models import talking_models
 from kdjax.objectives.tgeo_kd import tgeo_kd
 from kdjax.objectives.tokens import map_logits, token_level
+from kdjax.objectives.trans_kd import trans_kd
 from kdjax.objectives.uld import uld
 from kdjax.objectives.variational_information import variational_information
 from kdjax.objectives.vlm_ood import vlm_ood
@@ -84,6 +85,7 @@ __all__ = [
   "taid",
   "talking_models",
   "tgeo_kd",
+  "trans_kd",
   "uld",
   "variational_information",
   "vlm_ood",

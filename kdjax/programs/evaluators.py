@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from kdjax.errors import KdjaxError
 from kdjax.evaluation.classification import agreement, classification, top_k_accuracy
 from kdjax.evaluation.corruption import corruption_errors
 from kdjax.evaluation.held_out import base_and_novel
@@ -118,42 +117,28 @@ def corrupted_images(kinds: Sequence[str]) -> Evaluator:
   return evaluator
 
 
-def label_maps(places: Sequence[int]) -> Evaluator:
-  """The evaluator of models that classify places: what `classifier` tells of them, and `mean_iou`.
+def label_maps(student: Model, teacher: Teacher):
+  """Metrics of models that classify places: what `classifier` tells of them, and `mean_iou`."""
+  beside = "logits" in teacher.taps and teacher.anywhere
 
-  Args:
-    places: (rows, columns) of the label maps.
-  """
+  def metrics_of(logits: jax.Array, batch, where) -> Metrics:
+    own = (logits, batch["label"], where)
+    return classification(*own) | intersection_over_union(*own)
 
-  def evaluator(student: Model, teacher: Teacher):
-    beside = "logits" in teacher.taps and teacher.anywhere
-
-    def metrics_of(logits: jax.Array, batch, where) -> Metrics:
-      if logits.ndim != 3 or logits.shape[1] != places[0] * places[1]:
-        raise KdjaxError(
-          f"the data have labels for {places[0]} x {places[1]} places and the model gives logits of"
-          f" shape {logits.shape}; take one such as segformer, whose stride makes as many of the"
-          " images"
-        )
-      own = (logits, batch["label"], where)
-      return classification(*own) | intersection_over_union(*own)
-
-    def evaluate(variables: ModelVars, tell: Tell, batch) -> Metrics:
-      outputs, _ = student.apply(variables, batch, taps=LOGITS)
-      where = jnp.broadcast_to(batch["mask"][:, None], batch["label"].shape)
-      metrics = metrics_of(outputs.logits, batch, where)
-      if not beside:
-        return metrics
-      told = tell(LOGITS)
-      own = metrics_of(told.logits, batch, where)
-      metrics |= {f"teacher/{name}": pair for name, pair in own.items()}
-      if teacher.num_classes == student.num_classes:
-        metrics |= agreement(outputs.logits, told.logits, where)
+  def evaluate(variables: ModelVars, tell: Tell, batch) -> Metrics:
+    outputs, _ = student.apply(variables, batch, taps=LOGITS)
+    where = jnp.broadcast_to(batch["mask"][:, None], batch["label"].shape)
+    metrics = metrics_of(outputs.logits, batch, where)
+    if not beside:
       return metrics
+    told = tell(LOGITS)
+    own = metrics_of(told.logits, batch, where)
+    metrics |= {f"teacher/{name}": pair for name, pair in own.items()}
+    if teacher.num_classes == student.num_classes:
+      metrics |= agreement(outputs.logits, told.logits, where)
+    return metrics
 
-    return evaluate
-
-  return evaluator
+  return evaluate
 
 
 def language(domains: Sequence[str] = ()) -> Evaluator:

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -92,7 +93,21 @@ def build_model(spec: Spec, data: DataSet | TextData | Vocabulary, field: str) -
       f" {data.num_classes} classes"
       + (", the tokens of config.data.tokenizer" if is_text(data) else "")
     )
+  if places := getattr(data, "places", ()):
+    _check_places(model, data, places, field)
   return model
+
+
+def _check_places(model: Model, data: DataSet, places: tuple[int, ...], field: str) -> None:
+  image = {"image": jnp.zeros((1, *data.image_shape))}
+  variables = jax.eval_shape(model.init, jax.random.key(0))
+  logits = jax.eval_shape(lambda v: model.apply(v, image)[0].logits, variables)
+  if logits.ndim != 3 or logits.shape[1] != places[0] * places[1]:
+    raise KdjaxError(
+      f"{field} gives logits of shape {logits.shape}, and {data.name} have labels for"
+      f" {places[0]} x {places[1]} places; take a model such as segformer, whose stride is"
+      " config.data.stride"
+    )
 
 
 def _shape(spec: Spec, data: DataSet | TextData | Vocabulary) -> dict[str, Any]:
@@ -295,7 +310,7 @@ def evaluator_of(data: DataSet | TextData) -> Evaluator:
   if is_text(data):
     return language(data.domains)
   if getattr(data, "places", ()):
-    return label_maps(data.places)
+    return label_maps
   if getattr(data, "corruptions", ()):
     return corrupted_images(data.corruptions)
   return named_classes(data.novel) if getattr(data, "novel", ()) else classifier

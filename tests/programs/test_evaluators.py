@@ -8,7 +8,7 @@ import pytest
 from kdjax import teachers
 from kdjax.evaluation import linear_cka
 from kdjax.evaluation.classification import agreement, classification, finalize
-from kdjax.models import mlp
+from kdjax.models import mlp, segformer
 from kdjax.models.pretrained import decoder
 from kdjax.outputs import Outputs
 from kdjax.programs import evaluators
@@ -113,3 +113,20 @@ def test_damaged_copies_are_told_apart_from_clean_images():
   assert found["corruption_error"] == pytest.approx(1 - float(right[4:8].mean()))
   assert found["corruption_error/b"] == pytest.approx(1 - float(right[6:8].mean()))
   assert "teacher/corruption_error/a" in found
+
+
+def test_places_are_counted_but_for_padded_images():
+  shape = {"num_classes": 3, "image_shape": (8, 8, 1), "widths": (4,), "depths": (1,)}
+  student = segformer(**shape, heads=(1,), reductions=(1,), decoder_width=4)
+  variables = student.init(jax.random.key(0))
+  teacher = teachers.frozen(student, variables)
+  label = jax.random.randint(jax.random.key(1), (4, 4), -1, 3)
+  batch = {"image": jax.random.normal(jax.random.key(2), (4, 8, 8, 1)).at[3].set(jnp.nan)}
+  batch |= {"label": label, "mask": jnp.arange(4) < 3}
+  evaluate = evaluators.label_maps(student, teacher)
+  found = finalize(jax.jit(lambda v: evaluate(v, tell(teacher, batch), batch))(variables))
+  logits = student.apply(variables, batch)[0].logits
+  where = jnp.broadcast_to(batch["mask"][:, None], label.shape) & (label >= 0)
+  right = (logits.argmax(-1) == label) & where
+  assert found["accuracy"] == pytest.approx(float(right.sum() / where.sum()), abs=1e-6)
+  assert 0 <= found["mean_iou"] == found["teacher/mean_iou"] <= 1 and found["agreement"] == 1
