@@ -71,7 +71,11 @@ CONFIG_MISTAKES = {
   "teacher kind": ({"teacher.kind": "frosen"}, ["config.teacher.kind", "'frozen'?"]),
   "objective name": (
     {"objective": {"name": "hinton"}},
-    ["config.objective.name", "'hinton_kd'?", "gold, hinton_kd, image_text_contrastive, latent"],
+    [
+      "config.objective.name",
+      "'hinton_kd'?",
+      "gold, hinton_kd, image_text_contrastive, labels_or_teacher, latent",
+    ],
   ),
   "term name": (
     {
