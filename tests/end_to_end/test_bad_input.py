@@ -74,7 +74,7 @@ CONFIG_MISTAKES = {
     [
       "config.objective.name",
       "'hinton_kd'?",
-      "gold, hinton_kd, image_text_contrastive, labels_or_teacher, latent",
+      "image_text_contrastive, labels_or_teacher, latent",
     ],
   ),
   "term name": (
