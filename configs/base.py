@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
   }
   # How the shares of domains of text follow the training; "fixed": they stay config.data.weights.
   config.domain_weights = {"name": "fixed"}
-  # Which training rows of text are learnt from; see kdjax/data/text/choices.py.
+  # Which training rows are learnt from; see kdjax/data/choices.py.
   config.selection = {"name": "everything"}
   config.student = ConfigDict(convert_dict=True)
   config.teacher = {

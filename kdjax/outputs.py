@@ -73,6 +73,8 @@ class Outputs:
     logits: [B, V] or [B, T, V], unnormalised.
     distillation_logits: [B, V], of the head that reads DeiT's distillation token; `logits` is then
       the mean of both heads.
+    head_logits: name to logits [B, V] of each of several heads; `logits` is then what the model
+      makes of them.
     hidden: [B, D] or [B, T, D], what the last linear layer (the head) reads.
     head: that layer; `head.logits(hidden)` is `logits`.
     hidden_states: after each layer, [L, B, T, D], or a tuple of [B, D_l] where widths differ.
@@ -96,6 +98,7 @@ class Outputs:
 
   logits: Float[Array, "*batch vocab"] | None = None
   distillation_logits: Float[Array, "batch vocab"] | None = None
+  head_logits: Mapping[str, Float[Array, "batch vocab"]] | None = None
   hidden: Float[Array, "*batch width"] | None = None
   head: Head | None = None
   hidden_states: Float[Array, "layer *batch width"] | tuple[Array, ...] | None = None

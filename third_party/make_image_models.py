@@ -71,6 +71,17 @@ def models() -> dict[str, hf.PreTrainedModel]:
         layer_type="bottleneck",
       )
     ),
+    "segformer": hf.SegformerForSemanticSegmentation(
+      hf.SegformerConfig(
+        **SHARED,
+        depths=[2, 1, 1, 1],
+        hidden_sizes=[8, 16, 20, 24],
+        num_attention_heads=[1, 2, 2, 3],
+        sr_ratios=[4, 2, 1, 1],
+        mlp_ratios=[2, 2, 2, 2],
+        decoder_hidden_size=12,
+      )
+    ),
     "clip": hf.CLIPModel(clip_config(eos_token_id=49)),
     "clip_old": hf.CLIPModel(clip_config(eos_token_id=2)),
   }
@@ -117,6 +128,7 @@ def shaken(model: hf.PreTrainedModel) -> hf.PreTrainedModel:
 @torch.no_grad()
 def outputs(name: str, model: hf.PreTrainedModel) -> dict[str, np.ndarray]:
   size = {"convnext": 32, "swin": 32, "resnet_basic": 32, "resnet_bottleneck": 32}.get(name, 16)
+  size = 64 if name == "segformer" else size
   image = torch.randn(2, 3, size, size)
   given = {"image": image.permute(0, 2, 3, 1)}
   if name.startswith("clip"):
@@ -127,6 +139,8 @@ def outputs(name: str, model: hf.PreTrainedModel) -> dict[str, np.ndarray]:
     return {key: value.numpy() for key, value in (given | found).items()}
   out = model(image, output_hidden_states=True)
   found = {"logits": out.logits}
+  if name == "segformer":
+    found["logits"] = out.logits.permute(0, 2, 3, 1)
   if name == "deit_distilled":
     found |= {"cls_logits": out.cls_logits, "distillation_logits": out.distillation_logits}
   states = getattr(out, "reshaped_hidden_states", None) or out.hidden_states

@@ -9,6 +9,8 @@ from kdjax.data.base import Source as Source
 from kdjax.data.base import Span as Span
 from kdjax.data.base import arrays as arrays
 from kdjax.data.bundled import digits
+from kdjax.data.classes import some_classes
+from kdjax.data.corrupted import corrupted
 from kdjax.data.driving import Trips as Trips
 from kdjax.data.driving import driving
 from kdjax.data.idx import fashion_mnist, idx_images
@@ -20,6 +22,7 @@ from kdjax.data.named import named_classes
 from kdjax.data.pipeline import evaluation_batches as evaluation_batches
 from kdjax.data.pipeline import paired_stream as paired_stream
 from kdjax.data.pipeline import training_stream as training_stream
+from kdjax.data.scenes import scenes
 from kdjax.data.text import ClassifiedText as ClassifiedText
 from kdjax.data.text import PackedRows as PackedRows
 from kdjax.data.text import TextData as TextData
@@ -30,6 +33,7 @@ from kdjax.data.tokenizers import load_tokenizer as load_tokenizer
 
 __all__ = [
   "array_record_images",
+  "corrupted",
   "digits",
   "driving",
   "fashion_mnist",
@@ -37,6 +41,8 @@ __all__ = [
   "labelled_text",
   "library_docs",
   "named_classes",
+  "scenes",
+  "some_classes",
   "text",
   "text_pairs",
   "tfds_images",

@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 
 from kdjax.data.base import Example, Source, stack, unstack
+from kdjax.data.corruptions import FOR_TRAINING, SEVERITIES, Corrupt, check_corruptions
 from kdjax.data.crops import RandomErasing, RandomResizedCrop
 from kdjax.data.rand_augment import LEVELS, RandAugment
 from kdjax.errors import KdjaxError
 from kdjax.resolve import resolve
 
 __all__ = [
+  "corrupt",
   "cutout",
   "flip",
   "mask_seed",
@@ -57,6 +59,26 @@ def cutout(*, size: int = 8) -> Augment:
   """
   _at_least_one("cutout", "size", size)
   return _Cutout(size)
+
+
+def corrupt(
+  *,
+  kinds: Sequence[str] = FOR_TRAINING,
+  severities: Sequence[int] = SEVERITIES,
+  probability: float = 1.0,
+) -> Augment:
+  """Damages the image in one way, drawn with its severity from those given, of ImageNet-C.
+
+  Args:
+    kinds: from `kdjax.data.corruptions.KINDS`; the default has those that ImageNet-C does not judge
+      by.
+    severities: from 1 to 5.
+    probability: that the image is damaged at all.
+  """
+  check_corruptions("corrupt", kinds, severities)
+  if not 0 <= probability <= 1:
+    raise KdjaxError(f"corrupt: probability is {probability}; it must lie in [0, 1]")
+  return Corrupt(tuple(kinds), tuple(severities), probability)
 
 
 def rand_augment(

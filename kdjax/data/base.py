@@ -65,6 +65,9 @@ class DataSet(NamedTuple):
     class_texts: of each class in tokens, rows of equal length; () where classes have no names.
     vocab: number of tokens.
     novel: the classes whose labels are held out; those of `train` may have none.
+    places: (rows, columns) of label maps; then labels are int32 [N, rows * columns], row by row. ()
+      where images have one label each.
+    corruptions: kinds of damage that copies of test images have; see `kdjax.data.corrupted`.
   """
 
   train: Source
@@ -75,6 +78,8 @@ class DataSet(NamedTuple):
   class_texts: tuple[tuple[int, ...], ...] = ()
   vocab: int = 0
   novel: tuple[int, ...] = ()
+  corruptions: tuple[str, ...] = ()
+  places: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

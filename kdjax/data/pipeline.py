@@ -22,7 +22,7 @@ from kdjax.data.text.mixture import Change, Mixture, assign, checked_weights
 from kdjax.errors import KdjaxError
 
 Batch = dict[str, Any]
-_KEYS = {"image", "second_image", "label", "index", "mask"}
+_KEYS = {"image", "second_image", "label", "index", "mask", "corruption"}
 _KEYS |= {"tokens", "segment_ids", "positions", "domain", "weight", "group_ids"}
 POSITION = "global_next_index"
 WEIGHTS = "weights"

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from kdjax.errors import KdjaxError
 from kdjax.evaluation.held_out import harmonic_mean
 from kdjax.evaluation.loyalty import probability_loyalty
+from kdjax.evaluation.similarity import PARTS, joined_cka
 from kdjax.losses.kl import forward_kl
 
 BINS = 15  # the calibration error depends on it, so it is no option
@@ -86,6 +87,45 @@ def classification(
   }
 
 
+def top_k_accuracy(
+  logits: Float[Array, "*batch classes"],
+  labels: Int[Array, "*batch"],
+  where: Bool[Array, "*batch"] | None = None,
+  *,
+  k: int = 5,
+) -> dict[str, Pair]:
+  """How often the label is among the k likeliest classes.
+
+  Args:
+    logits: [..., K], unnormalised, any float dtype.
+    labels: [...], 0 .. K-1; negative where unknown, which does not count.
+    where: [...], True = counted; None counts all.
+    k: at least 1. A label that ties with the k-th counts as found.
+
+  Returns:
+    (sum, count) of `top<k>_accuracy`.
+
+  Raises:
+    KdjaxError: shapes that do not fit, or k below 1.
+
+  Example:
+    >>> pairs = top_k_accuracy(jnp.array([[3.0, 2.0, 1.0]] * 2), jnp.array([1, 2]), k=2)
+    >>> finalize(pairs)
+    {'top2_accuracy': 0.5}
+  """
+  if labels.shape != logits.shape[:-1] or k < 1:
+    raise KdjaxError(
+      f"top_k_accuracy: labels have shape {labels.shape}, logits {logits.shape} and k is {k}; one"
+      " label per row and k >= 1 are wanted"
+    )
+  where = _rows("top_k_accuracy", logits, where) & (labels >= 0)
+  logits = _clean(logits, where)
+  in_range = labels < logits.shape[-1]
+  own = jnp.take_along_axis(logits, jnp.where(where & in_range, labels, 0)[..., None], axis=-1)
+  better = (logits > own).sum(-1)
+  return {f"top{k}_accuracy": _pair(((better < k) & in_range).astype(jnp.float32), where)}
+
+
 def agreement(
   student_logits: Float[Array, "*batch classes"],
   teacher_logits: Float[Array, "*batch classes"],
@@ -149,7 +189,9 @@ def finalize(pairs: Mapping[str, Pair]) -> dict[str, Any]:
     Name to float, or to a float64 NumPy array for vectors; 0 where nothing was counted. For each
     reliability diagram also `reliability/count`, the expected calibration error `ece` (mean over
     rows of |accuracy - confidence| of their bin) and the largest bin's, `mce`; beside
-    `base_accuracy` and `novel_accuracy` their `harmonic_mean`.
+    `base_accuracy` and `novel_accuracy` their `harmonic_mean`; in place of the parts of `batch_cka`
+    the `cka` that they make; beside the `iou` of each class their mean over the classes that occur,
+    `mean_iou`.
   """
   values = {name: _divide(*pair) for name, pair in pairs.items()}
   for name in values:
@@ -161,6 +203,13 @@ def finalize(pairs: Mapping[str, Pair]) -> dict[str, Any]:
       values[f"{prefix}harmonic_mean"] = harmonic_mean(
         values[f"{prefix}base_accuracy"], values[name]
       )
+    prefix, found, rest = name.rpartition("iou")
+    if found and not rest and np.ndim(values[name]) == 1:
+      present = np.asarray(pairs[name][1]) > 0
+      values[f"{prefix}mean_iou"] = float(np.mean(values[name][present])) if present.any() else 0.0
+    prefix, found, rest = name.rpartition(PARTS[0])
+    if found and not rest:
+      values[f"{prefix}cka"] = joined_cka({part: values.pop(f"{prefix}{part}") for part in PARTS})
     prefix, found, rest = name.rpartition("reliability/accuracy")
     if found and not rest and f"{prefix}reliability/confidence" in values:
       count = np.asarray(pairs[name][1], np.float64)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Bool, Float
 
 from kdjax.errors import KdjaxError
 
@@ -55,6 +59,56 @@ def linear_cka(
   return jnp.where(norm > 0, hsic(k, l) / jnp.where(norm > 0, norm, 1.0), 0.0)
 
 
+PARTS = ("cka/across", "cka/student", "cka/teacher")
+
+
+def batch_cka(
+  student: Float[Array, "rows width"],
+  teacher: Float[Array, "rows other_width"],
+  where: Bool[Array, "rows"],
+) -> dict[str, tuple[Array, Array]]:
+  """What batches add to the kernel alignment of all of them: three unbiased estimates of HSIC.
+
+  `joined_cka` makes one figure of their sums, which is that of minibatches and not of one large
+  Gram matrix: with few rows in a batch it is noisier, not biased.
+
+  Args:
+    student: [N, D], any float dtype.
+    teacher: [N, E].
+    where: [N], True = counted; a batch in which fewer than 4 count adds nothing.
+
+  Returns:
+    (sum, count) of the names in `PARTS`.
+
+  Reference:
+    Nguyen et al., "Do Wide and Deep Networks Learn the Same Things?", ICLR 2021,
+    https://arxiv.org/abs/2010.15327, equations 2 and 3.
+  """
+  number = where.sum(dtype=jnp.float32)
+  enough = number >= 4
+  both = (where[:, None] & where[None, :]) & ~jnp.eye(len(where), dtype=bool)
+
+  def gram(x: Array) -> Array:
+    x = jnp.where(where[:, None], x.astype(jnp.float32), 0.0)
+    x = x - x.sum(0, keepdims=True) / jnp.maximum(number, 1)  # keeps a common mean out of products
+    return jnp.where(both, x @ x.T, 0.0)
+
+  k, l = gram(student), gram(teacher)
+
+  def pair(a: Array, b: Array) -> tuple[Array, Array]:
+    value = _hsic_sums(a, b, jnp.where(enough, number, 4.0))
+    return jnp.where(enough, value, 0.0), enough.astype(jnp.float32)
+
+  return dict(zip(PARTS, (pair(k, l), pair(k, k), pair(l, l)), strict=True))
+
+
+def joined_cka(values: Mapping[str, Any]) -> float:
+  """The alignment of means of what `batch_cka` gives; 0 where a side is constant."""
+  across, student, teacher = (float(values[name]) for name in PARTS)
+  norm = np.sqrt(max(student, 0.0)) * np.sqrt(max(teacher, 0.0))
+  return float(across / norm) if norm > 0 else 0.0
+
+
 def _gram(x: Float[Array, "rows width"]) -> Float[Array, "rows rows"]:
   x = x - jnp.mean(x, axis=0, keepdims=True)
   return x @ x.T
@@ -67,7 +121,11 @@ def _hsic_biased(k: Array, l: Array) -> Array:
 def _hsic_unbiased(k: Array, l: Array) -> Array:
   n = k.shape[0]
   off = 1.0 - jnp.eye(n, dtype=jnp.float32)
-  k, l = k * off, l * off
+  return _hsic_sums(k * off, l * off, n)
+
+
+def _hsic_sums(k: Array, l: Array, n: Array | int) -> Array:
+  """The unbiased estimate from Gram matrices of n rows without their diagonals."""
   together = jnp.sum(k * l)
   apart = jnp.sum(k) * jnp.sum(l) / ((n - 1) * (n - 2))
   crossed = 2 * jnp.sum(jnp.sum(k, axis=0) * jnp.sum(l, axis=0)) / (n - 2)

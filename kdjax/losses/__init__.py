@@ -13,6 +13,7 @@ from kdjax.losses.clipping import *
 from kdjax.losses.contrastive import *
 from kdjax.losses.correlation import *
 from kdjax.losses.decoupled import *
+from kdjax.losses.directions import *
 from kdjax.losses.entropy import *
 from kdjax.losses.features import *
 from kdjax.losses.hints import *
@@ -47,6 +48,7 @@ __all__ = [
     contrastive,
     correlation,
     decoupled,
+    directions,
     entropy,
     features,
     hints,

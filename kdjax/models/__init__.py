@@ -16,6 +16,8 @@ from kdjax.models.pretrained import decoder, pretrained
 from kdjax.models.pretrained_clip import clip_image_tower, pretrained_clip
 from kdjax.models.pretrained_image import pretrained_image
 from kdjax.models.residual_network import resnet
+from kdjax.models.robustified import robustified
+from kdjax.models.segformer import segformer
 from kdjax.models.seq2seq import seq2seq
 from kdjax.models.swin import swin
 from kdjax.models.text_classifier import text_classifier
@@ -40,6 +42,8 @@ __all__ = [
   "pretrained_clip",
   "pretrained_image",
   "resnet",
+  "robustified",
+  "segformer",
   "seq2seq",
   "swin",
   "text_classifier",

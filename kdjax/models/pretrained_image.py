@@ -12,6 +12,7 @@ from kdjax.models.clip import ClipSpec
 from kdjax.models.convert import check_weights, load_weights, open_checkpoint, spec_of
 from kdjax.models.convnext import ConvNeXtSpec, convnext_model
 from kdjax.models.imagenet_resnet import ResNetSpec, imagenet_resnet_model
+from kdjax.models.segformer import SegformerSpec, segformer_model
 from kdjax.models.swin import SwinSpec, swin_model
 from kdjax.models.vision_transformer import ViTSpec, vit_model
 
@@ -26,7 +27,7 @@ def pretrained_image(
   weights: bool = True,
   dtype: str = "float32",
 ) -> Model:
-  """A ViT, DeiT, ResNet, ConvNeXt or Swin from a checkpoint.
+  """A ViT, DeiT, ResNet, ConvNeXt, Swin or SegFormer from a checkpoint.
 
   Args:
     path: a Hugging Face folder, or package:NAME[/PATH] (see `kdjax.paths.locate`).
@@ -52,7 +53,7 @@ def pretrained_image(
       f"{checkpoint.path} holds a clip model; use pretrained_clip, or clip_image_tower for its"
       " images alone"
     )
-  if not isinstance(whole, ViTSpec | SwinSpec | ConvNeXtSpec | ResNetSpec):
+  if not isinstance(whole, ViTSpec | SwinSpec | ConvNeXtSpec | ResNetSpec | SegformerSpec):
     raise KdjaxError(f"{checkpoint.path} holds a {whole.family} model of text; use pretrained")
   sides = [whole.channels != channels]
   if isinstance(whole, ViTSpec):
@@ -91,5 +92,7 @@ def _model(spec: Any, image_shape: tuple[int, int, int], dtype: str) -> Model:
     return vit_model(spec, dtype=dtype)
   if isinstance(spec, ConvNeXtSpec):
     return convnext_model(spec, checks.image_input(image_shape), dtype=dtype)
+  if isinstance(spec, SegformerSpec):
+    return segformer_model(spec, image_shape, dtype=dtype)
   make = swin_model if isinstance(spec, SwinSpec) else imagenet_resnet_model
   return make(spec, image_shape, dtype=dtype)

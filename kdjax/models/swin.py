@@ -17,6 +17,7 @@ from kdjax.models import checks
 from kdjax.models.base import Model, functional
 from kdjax.models.layers import (
   Depth,
+  check_segment,
   dropout_rngs,
   keep_branch,
   layer_norm,
@@ -28,7 +29,7 @@ from kdjax.models.layers import (
 )
 from kdjax.outputs import Outputs
 
-_TAPS = frozenset({"logits", "hidden", "head", "features", "embedding"})
+_TAPS = frozenset({"logits", "hidden", "head", "features", "embedding", "segment"})
 _MASKED = -100.0  # as the official code has it, not minus infinity
 
 
@@ -234,6 +235,25 @@ class _Swin(nnx.Module):
     self.drop_path = drop_path
     self.dtype = dtype
 
+  def _stage(self, i: int, hidden: Array, rngs: nnx.Rngs | None = None) -> Array:
+    """Stage i from 0 on the map that leaves the one before, or on the embedded patches."""
+    if i:
+      hidden = getattr(self, f"merge{i}")(hidden)
+    rates = np.linspace(0, self.drop_path, sum(self.depths), dtype=np.float32)
+    before, depth = sum(self.depths[:i]), self.depths[i]
+    own = jnp.asarray(rates[before : before + depth].reshape(-1, 2))
+    keys = None if rngs is None else jax.random.split(rngs.dropout(), depth // 2)
+    stage = getattr(self, f"stage{i + 1}")
+    return scan_layers(stage, lambda pair, hidden, x: pair(hidden, x), hidden, (own, keys))[0]
+
+  def segment(
+    self, hidden: Float[Array, "batch height width channel"], start: int, stop: int, *inputs: Array
+  ) -> Array:
+    check_segment(start, stop, len(self.depths))
+    for i in range(start, stop):
+      hidden = self._stage(i, hidden.astype(self.dtype))
+    return hidden
+
   def __call__(self, image, *, taps, train, rngs) -> Outputs:
     rngs = dropout_rngs(self.drop_path, train, rngs)
     batch, height, width, channels = image.shape
@@ -241,18 +261,9 @@ class _Swin(nnx.Module):
     cut = image.reshape(batch, height // p, p, width // p, p, channels).swapaxes(2, 3)
     patches = cut.reshape(batch, height // p, width // p, p * p * channels)
     hidden = _normed(self.embed_norm, self.embed(patches.astype(self.dtype)))
-    rates = np.linspace(0, self.drop_path, sum(self.depths), dtype=np.float32)
-    features, before = {}, 0
-    for i, depth in enumerate(self.depths, 1):
-      own = jnp.asarray(rates[before : before + depth].reshape(-1, 2))
-      keys = None if rngs is None else jax.random.split(rngs.dropout(), depth // 2)
-      hidden, _ = scan_layers(
-        getattr(self, f"stage{i}"), lambda pair, hidden, x: pair(hidden, x), hidden, (own, keys)
-      )
-      features[f"stage{i}"] = hidden
-      if i < len(self.depths):
-        hidden = getattr(self, f"merge{i}")(hidden)
-      before += depth
+    features = {}
+    for i in range(len(self.depths)):
+      hidden = features[f"stage{i + 1}"] = self._stage(i, hidden, rngs)
     pooled = self.norm(hidden.astype(jnp.float32)).mean((1, 2))
     out = read_out(self.head, pooled, taps)
     return dataclasses.replace(out, features=features) if "features" in taps else out
@@ -287,8 +298,10 @@ def swin(
       float32.
 
   Returns:
-    A model with the taps logits, hidden, head, embedding (normed and pooled, the same as hidden)
-    and features ("stage1", "stage2", ..., each before patches are merged).
+    A model with the taps logits, hidden, head, embedding (normed and pooled, the same as hidden),
+    features ("stage1", "stage2", ..., each before patches are merged) and segment, whose layers are
+    the stages, each with the merging before it: `segment(features["stage1"], 1, 2)` is
+    `features["stage2"]`.
 
   Raises:
     KdjaxError: if a hyper-parameter is out of its range.

@@ -32,13 +32,18 @@ from kdjax.objectives.multi_granularity import multi_granularity
 from kdjax.objectives.multi_level import multi_level
 from kdjax.objectives.nd_loss import nd_loss, norm_direction
 from kdjax.objectives.overhaul import overhaul
+from kdjax.objectives.proc_kd import proc_kd
 from kdjax.objectives.prompt_kd import prompt_kd
 from kdjax.objectives.review import review
+from kdjax.objectives.robustify import robustify
 from kdjax.objectives.sampled_reverse_kl import sampled_reverse_kl
+from kdjax.objectives.scale_kd import scale_kd
+from kdjax.objectives.standardized import standardized
 from kdjax.objectives.taid import taid
 from kdjax.objectives.talking_models import talking_models
 from kdjax.objectives.tgeo_kd import tgeo_kd
 from kdjax.objectives.tokens import map_logits, token_level
+from kdjax.objectives.trans_kd import trans_kd
 from kdjax.objectives.uld import uld
 from kdjax.objectives.variational_information import variational_information
 from kdjax.objectives.vlm_ood import vlm_ood
@@ -74,12 +79,16 @@ __all__ = [
   "nd_loss",
   "norm_direction",
   "overhaul",
+  "proc_kd",
   "prompt_kd",
   "review",
+  "robustify",
   "sampled_reverse_kl",
+  "scale_kd",
   "taid",
   "talking_models",
   "tgeo_kd",
+  "trans_kd",
   "uld",
   "variational_information",
   "vlm_ood",

@@ -7,9 +7,12 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from kdjax.evaluation.classification import agreement, classification
+from kdjax.evaluation.classification import agreement, classification, top_k_accuracy
+from kdjax.evaluation.corruption import corruption_errors
 from kdjax.evaluation.held_out import base_and_novel
 from kdjax.evaluation.language import next_token
+from kdjax.evaluation.segmentation import intersection_over_union
+from kdjax.evaluation.similarity import batch_cka
 from kdjax.models.base import Model, ModelVars
 from kdjax.objectives.chunks import sum_chunks
 from kdjax.outputs import Outputs
@@ -19,6 +22,8 @@ LOGITS = frozenset({"logits"})
 HEADED = frozenset({"hidden", "head"})
 # Positions of the time axis whose logits exist at a time.
 CHUNK = 32
+# Top-5 accuracy is told of more classes than that.
+TOP = 5
 
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
 Tell = Callable[..., Outputs]  # tell(taps): the teacher on the batch; tell(taps, another)
@@ -26,17 +31,26 @@ Evaluator = Callable[[Model, Teacher], Callable[[ModelVars, Tell, dict], Metrics
 
 
 def classifier(student: Model, teacher: Teacher):
-  """Metrics of a classifier, the teacher's, and their agreement."""
+  """Metrics of a classifier, the teacher's, their agreement, and how alike their embeddings are."""
+  beside = "logits" in teacher.taps and teacher.anywhere
+  pooled = LOGITS & teacher.taps and student.taps & teacher.taps & {"embedding"}
+  taps = LOGITS | (pooled if beside else frozenset())
+
+  def metrics_of(outputs: Outputs, batch) -> Metrics:
+    own = (outputs.logits, batch["label"], batch["mask"])
+    return classification(*own) | (top_k_accuracy(*own) if outputs.logits.shape[-1] > TOP else {})
 
   def evaluate(variables: ModelVars, tell: Tell, batch) -> Metrics:
-    outputs, _ = student.apply(variables, batch, taps=LOGITS)
-    metrics = classification(outputs.logits, batch["label"], batch["mask"])
-    if "logits" not in teacher.taps or not teacher.anywhere:
+    outputs, _ = student.apply(variables, batch, taps=taps)
+    metrics = metrics_of(outputs, batch)
+    if not beside:
       return metrics
-    told = tell(LOGITS)
+    told = tell(taps)
     if told.logits.ndim != outputs.logits.ndim:  # next tokens, of a language model
       return metrics
-    own = classification(told.logits, batch["label"], batch["mask"])
+    if outputs.embedding is not None and told.embedding is not None:
+      metrics |= batch_cka(outputs.embedding, told.embedding, batch["mask"])
+    own = metrics_of(told, batch)
     metrics |= {f"teacher/{name}": pair for name, pair in own.items()}
     if teacher.num_classes == student.num_classes:
       metrics |= agreement(outputs.logits, told.logits, batch["mask"])
@@ -68,6 +82,63 @@ def named_classes(novel: Sequence[int]) -> Evaluator:
     return evaluate
 
   return evaluator
+
+
+def corrupted_images(kinds: Sequence[str]) -> Evaluator:
+  """The evaluator of clean images and damaged copies: what `classifier` tells of the clean ones.
+
+  Beside it the errors on the copies. Of a model with several heads, each head's accuracy and error.
+
+  Args:
+    kinds: of damage; see `kdjax.evaluation.corruption_errors`.
+  """
+
+  def evaluator(student: Model, teacher: Teacher):
+    plain = classifier(student, teacher)
+    beside = "logits" in teacher.taps and teacher.anywhere
+    taps = LOGITS | student.taps & {"head_logits"}
+
+    def evaluate(variables: ModelVars, tell: Tell, batch) -> Metrics:
+      def errors(logits: jax.Array, prefix: str = "") -> Metrics:
+        own = (logits, batch["label"], batch["corruption"], kinds, batch["mask"])
+        return {f"{prefix}{name}": pair for name, pair in corruption_errors(*own).items()}
+
+      clean = batch["mask"] & (batch["corruption"] == 0)
+      outputs, _ = student.apply(variables, batch, taps=taps)
+      metrics = plain(variables, tell, batch | {"mask": clean}) | errors(outputs.logits)
+      for name, logits in (outputs.head_logits or {}).items():
+        own = classification(logits, batch["label"], clean) | errors(logits)
+        wanted = ("accuracy", "corruption_error")
+        metrics |= {f"{name}_head/{metric}": own[metric] for metric in wanted}
+      return metrics | errors(tell(LOGITS).logits, "teacher/") if beside else metrics
+
+    return evaluate
+
+  return evaluator
+
+
+def label_maps(student: Model, teacher: Teacher):
+  """Metrics of models that classify places: what `classifier` tells of them, and `mean_iou`."""
+  beside = "logits" in teacher.taps and teacher.anywhere
+
+  def metrics_of(logits: jax.Array, batch, where) -> Metrics:
+    own = (logits, batch["label"], where)
+    return classification(*own) | intersection_over_union(*own)
+
+  def evaluate(variables: ModelVars, tell: Tell, batch) -> Metrics:
+    outputs, _ = student.apply(variables, batch, taps=LOGITS)
+    where = jnp.broadcast_to(batch["mask"][:, None], batch["label"].shape)
+    metrics = metrics_of(outputs.logits, batch, where)
+    if not beside:
+      return metrics
+    told = tell(LOGITS)
+    own = metrics_of(told.logits, batch, where)
+    metrics |= {f"teacher/{name}": pair for name, pair in own.items()}
+    if teacher.num_classes == student.num_classes:
+      metrics |= agreement(outputs.logits, told.logits, where)
+    return metrics
+
+  return evaluate
 
 
 def language(domains: Sequence[str] = ()) -> Evaluator:

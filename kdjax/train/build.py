@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -20,11 +21,19 @@ from kdjax.models.base import Model, ModelVars
 from kdjax.models.starts import adopting, containing, inheriting
 from kdjax.objectives.base import Objective
 from kdjax.objectives.combinators import combine
+from kdjax.objectives.standardized import standardized
 from kdjax.outputs import Head
 from kdjax.programs.answers import with_answers
 from kdjax.programs.base import Program
 from kdjax.programs.drives import drives
-from kdjax.programs.evaluators import Evaluator, classifier, language, named_classes
+from kdjax.programs.evaluators import (
+  Evaluator,
+  classifier,
+  corrupted_images,
+  label_maps,
+  language,
+  named_classes,
+)
 from kdjax.programs.guard import skip_nonfinite
 from kdjax.resolve import check_type, hint, resolve
 from kdjax.teachers import Teacher
@@ -86,7 +95,21 @@ def build_model(spec: Spec, data: DataSet | TextData | Vocabulary, field: str) -
       f" {data.num_classes} classes"
       + (", the tokens of config.data.tokenizer" if is_text(data) else "")
     )
+  if places := getattr(data, "places", ()):
+    _check_places(model, data, places, field)
   return model
+
+
+def _check_places(model: Model, data: DataSet, places: tuple[int, ...], field: str) -> None:
+  image = {"image": jnp.zeros((1, *data.image_shape))}
+  variables = jax.eval_shape(model.init, jax.random.key(0))
+  logits = jax.eval_shape(lambda v: model.apply(v, image)[0].logits, variables)
+  if logits.ndim != 3 or logits.shape[1] != places[0] * places[1]:
+    raise KdjaxError(
+      f"{field} gives logits of shape {logits.shape}, and {data.name} have labels for"
+      f" {places[0]} x {places[1]} places; take a model such as segformer, whose stride is"
+      " config.data.stride"
+    )
 
 
 def _shape(spec: Spec, data: DataSet | TextData | Vocabulary) -> dict[str, Any]:
@@ -119,11 +142,18 @@ def calibration(data: Any) -> Callable[[int], dict[str, np.ndarray]]:
 
 
 def build_objective(spec: Spec, field: str = "config.objective", *, data: Any = None) -> Objective:
-  """An objective by name, or `combine` with `terms`: name to {weight, objective}.
+  """An objective by name, or one made of others.
+
+  `combine` takes `terms`, name to {weight, objective}; `standardized` takes one `objective`.
 
   An objective that asks for `shared_tokens`, `word_pieces`, `novel` or `examples` gets those of the
   data unless given.
   """
+  if spec.get("name") == "standardized":
+    if set(spec) != {"name", "objective"} or not isinstance(spec["objective"], Mapping):
+      raise KdjaxError(f"{field}: standardized takes exactly the field objective, a mapping")
+    inside = build_objective(spec["objective"], f"{field}.objective", data=data)
+    return within(field)(standardized)(inside)
   if spec.get("name") != "combine":
     objective = made(objectives, _from_data(spec, data) | dict(spec), field)
     # Layers and shapes are known only when the functions are traced.
@@ -285,4 +315,8 @@ def evaluator_of(data: DataSet | TextData) -> Evaluator:
     return language(data.domains)
   if isinstance(data, Trips):
     return drives
+  if getattr(data, "places", ()):
+    return label_maps
+  if getattr(data, "corruptions", ()):
+    return corrupted_images(data.corruptions)
   return named_classes(data.novel) if getattr(data, "novel", ()) else classifier

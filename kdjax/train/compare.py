@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from kdjax.errors import KdjaxError, writing
+from kdjax.evaluation.corruption import ERROR, mean_corruption_error
 from kdjax.evaluation.statistics import paired_comparison
 from kdjax.teachers import Teacher
 from kdjax.train import report
@@ -57,11 +58,15 @@ def run_compare(
   }
   numbers = [config["seed"] + i for i in range(seeds)]
   metric, higher = config["eval"]["best_metric"], config["eval"]["higher_is_better"]
-  values = {}
+  values, scalars = {}, {}
   for variant in VARIANTS:
     own = variant_of(config, variant)
     evaluations = train_seeds(own, workdir / variant, teachers[variant], numbers, stop)
     values[variant] = [evaluation[metric] for evaluation in evaluations]
+    scalars[variant] = [
+      {name: value for name, value in evaluation.items() if isinstance(value, float)}
+      for evaluation in evaluations
+    ]
   comparison = {
     "metric": metric,
     "higher_is_better": higher,
@@ -71,8 +76,12 @@ def run_compare(
     "total_steps": sum(stage.config["total_steps"] for stage in stages_of(config)),
     "teacher": {row: own.get(metric) for row, own in results.items()},
     "variants": values,
+    "evaluations": scalars,
     **paired_comparison(values["baseline"], values["method"]),
   }
+  if f"{ERROR}/" in "".join(scalars["method"][0]):
+    pairs = zip(scalars["method"], scalars["baseline"], strict=True)
+    comparison["mean_corruption_error"] = [mean_corruption_error(*pair) for pair in pairs]
   if jax.process_index() == 0:
     with writing(workdir / "comparison.json"):
       comparison["table"] = report.write_comparison(workdir, comparison)

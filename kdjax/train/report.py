@@ -34,6 +34,8 @@ HIGHER_IS_BETTER = {
   "forward_kl": False,
 }
 ABSENT = "–"
+# Of a comparison, what is in its JSON alone or told elsewhere on the page.
+UNSHOWN = ("variants", "title", "evaluations")
 
 
 def format_table(results: Results, columns: Sequence[str] | None = None) -> str:
@@ -116,6 +118,7 @@ def write_comparison(workdir: Path, comparison: Mapping[str, Any]) -> str:
     comparison: `metric`, `higher_is_better`, `variants` ("baseline" and "method" to one value per
       seed) and what `paired_comparison` says of them; where present, `names` of the variants,
       `seed_numbers`, `teacher` (row to value) and `title` are shown too.
+      `evaluations` (variant to all metrics of each seed) go to the JSON alone.
 
   Returns:
     The table as text, with the verdict below. `comparison.json` holds the verdict too.
@@ -137,7 +140,7 @@ def write_comparison(workdir: Path, comparison: Mapping[str, Any]) -> str:
   rows |= {row: {"mean": value} for row, value in teacher.items()}
   figure = plots.paired_dots(variants, metric=metric, names=names, teacher=teacher)
   table = f"{metric}\n{format_table(rows, columns)}\n\n{told}"
-  shown = {key: value for key, value in comparison.items() if key not in ("variants", "title")}
+  shown = {key: value for key, value in comparison.items() if key not in UNSHOWN}
   parts = [
     f"<p class='verdict'>{html.escape(told)}</p>",
     _html_table(rows, columns),

@@ -73,6 +73,12 @@ def _load(spec: str) -> Splits:
         "config.data.label_fraction and labelled_only hide labels of images; text is its own label"
       )
     return Splits(whole, whole.train, whole.validation)
+  whole_labels = not shared["validation_fraction"] and not shared["labelled_only"]
+  if whole.places and (shared["label_fraction"] < 1 or not whole_labels):
+    raise KdjaxError(
+      "config.data.label_fraction, labelled_only and validation_fraction choose by the label of an"
+      f" image; those of {whole.name} have one for each place: leave them at 1, False and 0"
+    )
   train, validation = whole.train, None
   if shared["validation_fraction"]:
     with within("config.data.validation_fraction"):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from kdjax.errors import KdjaxError
-from kdjax.evaluation import agreement, classification, finalize, merge
+from kdjax.evaluation import agreement, classification, finalize, merge, top_k_accuracy
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(64, 5)).astype(np.float32) * 3
@@ -236,3 +236,22 @@ def test_a_shift_and_a_common_permutation_of_classes_change_nothing(seed, shift,
 def test_shapes_that_do_not_fit(call, message):
   with pytest.raises(KdjaxError, match=message):
     call(jnp.asarray(LOGITS), jnp.asarray(LABELS))
+
+
+def test_top_k_counts_labels_among_the_likeliest():
+  logits = jnp.asarray(np.random.default_rng(0).normal(size=(50, 9)), jnp.bfloat16)
+  labels = np.random.default_rng(1).integers(-1, 9, 50)
+  where = np.random.default_rng(2).random(50) < 0.8
+  ranks = np.argsort(np.argsort(-np.asarray(logits, np.float64), axis=-1), axis=-1)
+  counted = where & (labels >= 0)
+  for k in (1, 3, 5):
+    run = jax.jit(lambda x, y, w, k=k: top_k_accuracy(x, y, w, k=k))
+    spoiled = jnp.where(jnp.asarray(where)[:, None], logits, jnp.nan)
+    found = finalize(run(spoiled, labels, where))
+    wanted = np.mean(ranks[np.arange(50), labels][counted] < k)
+    # Values that are equal in bfloat16 count as found.
+    assert wanted <= found[f"top{k}_accuracy"] <= wanted + 0.1
+  with pytest.raises(KdjaxError, match="k is 0"):
+    top_k_accuracy(logits, labels, k=0)
+  beyond = top_k_accuracy(jnp.zeros((1, 3)), jnp.array([3]))
+  assert finalize(beyond) == {"top5_accuracy": 0.0}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kdjax.errors import KdjaxError
-from kdjax.evaluation import linear_cka
+from kdjax.evaluation import batch_cka, finalize, linear_cka, merge
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(40, 6)).astype(np.float32)
@@ -66,3 +66,43 @@ def test_rows_must_pair_and_suffice():
     cka(X, Y[:39])
   with pytest.raises(KdjaxError, match="at least 4"):
     cka(X[:3], Y[:3])
+
+
+def in_batches(x, y, where, size):
+  """The finalised alignment of batches of equal size."""
+  run, total = jax.jit(batch_cka), {}
+  for i in range(0, len(x), size):
+    total = merge(total, run(x[i : i + size], y[i : i + size], where[i : i + size]))
+  return finalize({f"seed0/{name}": pair for name, pair in total.items()})
+
+
+def test_one_batch_is_the_whole_and_rows_that_do_not_count_leave_no_trace():
+  assert in_batches(X, Y, np.ones(40, bool), 40) == {
+    "seed0/cka": pytest.approx(cka(X, Y), rel=1e-5)
+  }
+  x, y = np.full((50, 6), np.nan, np.float32), np.full((50, 9), np.inf, np.float32)
+  where = RNG.permutation(50) < 40
+  x[where], y[where] = X, Y
+  assert in_batches(x, y, where, 50)["seed0/cka"] == pytest.approx(cka(X, Y), rel=1e-4)
+
+
+def test_batches_are_means_of_estimates_without_bias():
+  x, y = X[:36], Y[:36]
+  parts = [(a.astype(np.float64) - a.mean(0)) for a in (x, y)]
+  parts = [np.split(a, 3) for a in parts]
+
+  def mean(left, right):
+    return np.mean([hsic_by_definition(a @ a.T, b @ b.T) for a, b in zip(left, right, strict=True)])
+
+  want = mean(*parts) / np.sqrt(mean(parts[0], parts[0]) * mean(parts[1], parts[1]))
+  found = in_batches(x, y, np.ones(36, bool), 12)["seed0/cka"]
+  assert found == pytest.approx(want, rel=1e-3)
+  # A batch of three rows says nothing: it is left out.
+  where = np.arange(36) < 27
+  assert in_batches(x[:27], y[:27], where[:27], 12)["seed0/cka"] == pytest.approx(
+    in_batches(x[:24], y[:24], where[:24], 12)["seed0/cka"], rel=1e-6
+  )
+
+
+def test_a_constant_side_has_no_alignment_in_batches_either():
+  assert in_batches(X, np.ones_like(Y), np.ones(40, bool), 20) == {"seed0/cka": 0.0}

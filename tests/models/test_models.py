@@ -28,6 +28,7 @@ SMALL = {
 OTHERS = {"decoder", "pretrained", "pretrained_image", "seq2seq", "text_classifier"}
 OTHERS |= {"clip", "clip_image_tower", "open_vocabulary", "pretrained_clip"}
 OTHERS |= {"drive_adapter", "driving_policy"}
+OTHERS |= {"robustified", "segformer"}
 OTHERS |= {"masked_autoencoder", "mobilenet", "tinyvit", "wide_resnet"}
 # Mesh axes of the logical names; the batch is split over the first two axes of the mesh.
 RULES = dict.fromkeys(("mlp", "heads", "kv_heads", "vocab"), "tensor") | {"embed": "fsdp"}
@@ -311,6 +312,16 @@ def test_segment_runs_layers_between_hidden_states(name, full):
     out.segment(states[0], 1, depth + 1)
   with pytest.raises(KdjaxError, match="start=2, stop=1"):
     out.segment(states[0], 2, 1)
+
+
+def test_segment_of_swin_runs_stages_between_maps(full):
+  out, _ = full["swin"]
+  run = jax.jit(out.segment, static_argnums=(1, 2))
+  first, second = (out.features[name] for name in ("stage1", "stage2"))
+  np.testing.assert_allclose(run(first, 1, 2), second, atol=1e-5)
+  np.testing.assert_array_equal(run(first, 1, 1), first)
+  with pytest.raises(KdjaxError, match=r"start=1, stop=3.*<= 2"):
+    out.segment(first, 1, 3)
 
 
 @pytest.mark.parametrize("name", ["mlp", "vit"])

@@ -21,6 +21,7 @@ KEYS = (
   "probabilistic_transfer",
   "relational_kd",
   "review",
+  "scale_kd",
   "similarity_preserving",
   "variational_information",
 )

@@ -167,7 +167,7 @@ def _activation(config: Config) -> str:
   )
 
 
-def _only(config: Config, field: str, wanted: str) -> None:
+def only(config: Config, field: str, wanted: Any) -> None:
   if config.get(field, wanted) != wanted:
     raise KdjaxError(
       f"config.json: {field} = {config[field]!r} of a {config['model_type']!r} model is not"
@@ -180,7 +180,7 @@ def labels_of(config: Config) -> int:
   return len(config["id2label"]) if config.get("id2label") else config.get("num_labels", 2)
 
 
-def _labels(spec: Any) -> dict[str, Any]:
+def names_of_labels(spec: Any) -> dict[str, Any]:
   names = {str(i): f"LABEL_{i}" for i in range(spec.num_classes)}
   return {"id2label": names, "label2id": {name: int(i) for i, name in names.items()}}
 
@@ -221,13 +221,13 @@ def write_vit(spec: ViTSpec) -> dict[str, Any]:
     "hidden_act": ACTIVATIONS[spec.activation],
     "layer_norm_eps": spec.eps,
     "qkv_bias": spec.qkv_bias,
-    **_labels(spec),
+    **names_of_labels(spec),
     **({"architectures": [TWO_HEADS]} if spec.second_head else {}),
   }
 
 
 def read_convnext(config: Config, names: Names) -> ConvNeXtSpec:
-  _only(config, "hidden_act", "gelu")
+  only(config, "hidden_act", "gelu")
   return ConvNeXtSpec(
     widths=tuple(config["hidden_sizes"]),
     depths=tuple(config["depths"]),
@@ -248,12 +248,12 @@ def write_convnext(spec: ConvNeXtSpec) -> dict[str, Any]:
     "layer_scale_init_value": spec.scale,
     "layer_norm_eps": spec.final_eps,
     "hidden_act": "gelu",
-    **_labels(spec),
+    **names_of_labels(spec),
   }
 
 
 def read_swin(config: Config, names: Names) -> SwinSpec:
-  _only(config, "hidden_act", "gelu")
+  only(config, "hidden_act", "gelu")
   refuse(config, "use_absolute_embeddings")
   return SwinSpec(
     width=config["embed_dim"],
@@ -281,12 +281,12 @@ def write_swin(spec: SwinSpec) -> dict[str, Any]:
     "qkv_bias": spec.qkv_bias,
     "layer_norm_eps": spec.eps,
     "hidden_act": "gelu",
-    **_labels(spec),
+    **names_of_labels(spec),
   }
 
 
 def read_resnet(config: Config, names: Names) -> ResNetSpec:
-  _only(config, "hidden_act", "relu")
+  only(config, "hidden_act", "relu")
   refuse(config, "downsample_in_first_stage", "downsample_in_bottleneck")
   return ResNetSpec(
     widths=tuple(config["hidden_sizes"]),
@@ -306,5 +306,5 @@ def write_resnet(spec: ResNetSpec) -> dict[str, Any]:
     "embedding_size": spec.stem,
     "layer_type": spec.block,
     "hidden_act": "relu",
-    **_labels(spec),
+    **names_of_labels(spec),
   }

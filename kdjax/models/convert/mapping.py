@@ -19,6 +19,7 @@ from kdjax.models.convert.layouts import (
   Shape,
   conv1d,
 )
+from kdjax.models.convert.segformer import segformer_entries
 from kdjax.models.transformer.spec import Seq2SeqSpec, Spec
 
 # GPT-2: queries, keys and values side by side, in that order.
@@ -307,6 +308,7 @@ ENTRIES: dict[str, Callable[..., list[Entry]]] = {
   "t5": _t5,
   "mu": _mu,
   **images.ENTRIES,
+  "segformer": segformer_entries,
   "clip": clip.entries,
 }
 # Tensors that hold nothing that is learned, or that our models leave out.

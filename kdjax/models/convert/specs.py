@@ -30,6 +30,7 @@ from kdjax.models.convert.images import (
   write_swin,
   write_vit,
 )
+from kdjax.models.convert.segformer import read_segformer, write_segformer
 from kdjax.models.convert.seq2seq import read_mu, read_t5, write_mu, write_t5
 from kdjax.models.transformer.spec import Spec
 
@@ -161,5 +162,6 @@ FAMILIES: dict[str, Family] = {
   "convnext": Family(read_convnext, write_convnext, "ConvNextForImageClassification"),
   "swin": Family(read_swin, write_swin, "SwinForImageClassification"),
   "resnet": Family(read_resnet, write_resnet, "ResNetForImageClassification"),
+  "segformer": Family(read_segformer, write_segformer, "SegformerForSemanticSegmentation"),
   "clip": Family(read_clip, write_clip, "CLIPModel"),
 }

@@ -17,7 +17,8 @@ from kdjax.models.convert import config_of, open_checkpoint, spec_of, tensors_of
 from kdjax.train.mesh import TEACHER_RULES, make_mesh, shardings
 
 FOLDER = Path(__file__).parents[3] / "third_party" / "reference" / "image_models"
-NAMES = ["convnext", "deit", "deit_distilled", "resnet_basic", "resnet_bottleneck", "swin", "vit"]
+NAMES = ["convnext", "deit", "deit_distilled", "resnet_basic", "resnet_bottleneck"]
+NAMES += ["segformer", "swin", "vit"]
 LABELS = 5
 EVERY = pytest.mark.parametrize("name", NAMES)
 
@@ -46,7 +47,8 @@ def outputs(name):
 def test_outputs_are_those_of_transformers(name):
   _, out = outputs(name)
   wanted = reference(name)
-  np.testing.assert_allclose(out.logits, wanted["logits"], atol=1e-4)
+  logits = wanted["logits"].reshape(out.logits.shape)  # of maps, place by place
+  np.testing.assert_allclose(out.logits, logits, atol=1e-4)
   assert np.abs(wanted["logits"]).max() > 0.3
   if name == "deit_distilled":
     np.testing.assert_allclose(out.distillation_logits, wanted["distillation_logits"], atol=1e-4)
@@ -56,8 +58,10 @@ def test_outputs_are_those_of_transformers(name):
     for layer, states in enumerate(out.hidden_states[:-1]):
       np.testing.assert_allclose(states, wanted[f"state{layer + 1}"], atol=1e-4)
   elif name != "swin":  # whose own states come after patches are merged
-    for stage, features in out.features.items():
-      np.testing.assert_allclose(features, wanted[f"state{stage[5:]}"], atol=1e-4)
+    first = 0 if name == "segformer" else 1  # others begin with what the first stage reads
+    stages = [features for stage, features in out.features.items() if stage.startswith("stage")]
+    for place, features in enumerate(stages, first):
+      np.testing.assert_allclose(features, wanted[f"state{place}"], atol=1e-4)
 
 
 def test_swin_agrees_after_the_last_stage():
