@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from kdjax.errors import KdjaxError
 from kdjax.train.lock import in_use
 from kdjax.train.loop import Interrupted
 from kdjax.train.stopping import stop_signals
-from launch import options
+from launch import options, processes
 
 
 def run(
@@ -38,7 +37,7 @@ def run(
     _speak()
     sys.unraisablehook = _without_echo(sys.unraisablehook)
     with _one_message():
-      join_processes()
+      processes.join_from_flags()
       try:
         workdir = flags.FLAGS["workdir"].value if "workdir" in flags.FLAGS else None
         held = in_use(Path(workdir)) if workdir else contextlib.nullcontext()
@@ -55,25 +54,6 @@ def run(
   flags.mark_flags_as_required(["config", *required] if needs_config else required)
   jax.config.config_with_absl()
   app.run(main, flags_parser=parse)
-
-
-def join_processes() -> None:
-  """Joins the other processes of a job when the environment names their coordinator.
-
-  JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID, all or none.
-
-  Raises:
-    KdjaxError: some of them are missing, or not numbers.
-  """
-  names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-  given = {name: os.environ[name] for name in names if os.environ.get(name)}
-  if not given:
-    return
-  if len(given) < len(names) or not all(given[name].isdigit() for name in names[1:]):
-    raise KdjaxError(f"{', '.join(names)} must be set together, the last two to numbers; {given}")
-  jax.distributed.initialize(
-    given[names[0]], num_processes=int(given[names[1]]), process_id=int(given[names[2]])
-  )
 
 
 @contextlib.contextmanager

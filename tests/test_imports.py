@@ -22,7 +22,7 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 
 def modules():
-  for path in [*(ROOT / "kdjax").rglob("*.py"), *(ROOT / "launch").glob("*.py")]:
+  for path in [*(ROOT / "kdjax").rglob("*.py"), *(ROOT / "launch").rglob("*.py")]:
     yield ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"), path
 
 

@@ -244,6 +244,10 @@ def run(
     step, state = restored.step, type(compiled.abstract_state)(**restored.items)
     data.stream.set_state(restored.meta["data"])
     LOG.info("%s: resumed at step %d of %d", name, step, schedule.total_steps)
+  if jax.process_count() > 1:
+    # Processes stop at the step after the last that one has asked about: without this question a
+    # signal that comes during compilation would name one that is long past.
+    checkpoints.reached_preemption(step)
 
   for _ in range(skip):
     next(data.stream)

@@ -71,7 +71,7 @@ from pathlib import Path
 import jax
 from kdjax import models, teachers
 from kdjax.train.stage import train
-from launch.main import join_processes
+from launch.processes import join_processes
 from tests.end_to_end.text import config_of
 
 join_processes()

@@ -29,7 +29,7 @@ def test_every_method_of_the_table_has_its_config():
 
 
 def test_commands_of_the_readme_exist():
-  for module in set(re.findall(r"python -m (launch\.\w+)", README)):
+  for module in set(re.findall(r"python -m (launch\.[\w.]+)", README)):
     assert (ROOT / (module.replace(".", "/") + ".py")).exists()
   for target in set(re.findall(r"^make (\w+)", README, re.MULTILINE)):
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)

@@ -1,0 +1,1 @@
+"""Ways to start one job as several processes; docs/pods.md has the commands."""

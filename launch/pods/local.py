@@ -1,0 +1,119 @@
+"""Starts a training job as several CPU processes of this machine, to try what a pod will do.
+
+python -m launch.pods.local --processes=2 -- --config=configs/digits_kd.py --workdir=runs/pair
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+
+from absl import app, flags
+
+PROCESSES = flags.DEFINE_integer("processes", 2, "how many", lower_bound=1)
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the commands and start nothing")
+
+# One process is one host of a pod: a backend of its own, arrays exchanged over the network.
+ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo"}
+# Seconds that the others have to save once one has failed; they may be waiting for it for ever.
+GRACE_S = 10.0
+
+
+def commands(processes: int, arguments: Sequence[str], port: int) -> list[list[str]]:
+  """The command of each process.
+
+  Args:
+    processes: how many, at least 1.
+    arguments: flags of `launch.train`.
+    port: of the coordinator, free on this machine.
+  """
+  train = [sys.executable, "-m", "launch.train", *arguments]
+  together = [f"--coordinator=localhost:{port}", f"--processes={processes}"]
+  return [[*train, *together, f"--process={i}"] for i in range(processes)]
+
+
+def run(each: Sequence[Sequence[str]]) -> int:
+  """Runs the commands side by side until all have ended.
+
+  Their lines are printed with [number] in front. SIGTERM and SIGINT ask all of them to save and
+  stop; a second signal ends them at once. When one fails, the others are stopped too.
+
+  Returns:
+    0, or the status of the first that failed (128 + the signal of one that was killed).
+  """
+  signals: list[int] = []
+  for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, lambda seen, frame: signals.append(seen))
+  started = [_start(command) for command in each]
+  readers = [
+    threading.Thread(target=_print_lines, args=(i, process)) for i, process in enumerate(started)
+  ]
+  for reader in readers:
+    reader.start()
+  status, told, kill_at = 0, 0, None
+  while None in (found := [process.poll() for process in started]):
+    failed = [number for number in found if number]
+    if failed and not status:
+      status = failed[0]
+      _send(started, signal.SIGTERM)
+      kill_at = time.monotonic() + GRACE_S
+    if len(signals) > told:
+      # jax listens to SIGTERM only, and agrees with the other processes on a step to stop at.
+      _send(started, signal.SIGKILL if told else signal.SIGTERM)
+      told = len(signals)
+    if kill_at and time.monotonic() > kill_at:
+      _send(started, signal.SIGKILL)
+    time.sleep(0.05)
+  for reader in readers:
+    reader.join()
+  status = status or next((p.returncode for p in started if p.returncode), 0)
+  return status if status >= 0 else 128 - status
+
+
+def _start(command: Sequence[str]) -> subprocess.Popen:
+  return subprocess.Popen(
+    command,
+    env=os.environ | ENVIRONMENT | {"PYTHONUNBUFFERED": "1"},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+    errors="replace",
+    start_new_session=True,  # Ctrl-C of the terminal comes through here alone
+  )
+
+
+def _print_lines(number: int, process: subprocess.Popen) -> None:
+  for line in process.stdout:
+    print(f"[{number}] {line.rstrip()}", flush=True)
+
+
+def _send(started: Sequence[subprocess.Popen], number: int) -> None:
+  for process in started:
+    if process.poll() is None:
+      process.send_signal(number)
+
+
+def _free_port() -> int:
+  with socket.socket() as one:
+    one.bind(("localhost", 0))
+    return one.getsockname()[1]
+
+
+def main(argv: list[str]) -> int:
+  each = commands(PROCESSES.value, argv[1:], _free_port())
+  if not DRY_RUN.value:
+    return run(each)
+  for command in each:
+    print(*(f"{name}={value}" for name, value in ENVIRONMENT.items()), shlex.join(command))
+  return 0
+
+
+if __name__ == "__main__":
+  app.run(main)

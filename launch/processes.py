@@ -1,0 +1,162 @@
+"""Start-up of a job of several processes: who they are, and a bounded wait for one another."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import threading
+import time
+from collections.abc import Mapping
+
+import jax
+from absl import flags
+
+from kdjax.errors import KdjaxError
+
+COORDINATOR = flags.DEFINE_string(
+  "coordinator", None, "host:port of process 0, or detect (see docs/pods.md)"
+)
+PROCESSES = flags.DEFINE_integer("processes", None, "how many processes run this job")
+PROCESS = flags.DEFINE_integer("process", None, "which of them this is, from 0")
+TIMEOUT = flags.DEFINE_float("coordinator_timeout_s", 300.0, "seconds to wait for one another")
+
+FLAGS = ("--coordinator", "--processes", "--process")
+VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+DETECT = "detect"
+_NAME_THEM = f"Name the processes with {', '.join(FLAGS)}, or clear what names them to run alone"
+
+
+def join_from_flags() -> None:
+  """`join_processes` with what the command line says."""
+  join_processes(COORDINATOR.value, PROCESSES.value, PROCESS.value, timeout_s=TIMEOUT.value)
+
+
+def join_processes(
+  coordinator: str | None = None,
+  processes: int | None = None,
+  process: int | None = None,
+  *,
+  timeout_s: float = 300.0,
+) -> None:
+  """Joins the other processes of this job, where there are others.
+
+  The first that says something counts: the arguments; JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES
+  and JAX_PROCESS_ID; a step of SLURM with several tasks; a TPU slice of several hosts. The last two
+  are left to jax. Without any of them nothing is done: no network, no waiting.
+
+  Args:
+    coordinator: host:port at which process 0 listens, or "detect" alone: jax is to find all out.
+    processes: how many there are, at least 1.
+    process: which one this is, in [0, processes).
+    timeout_s: > 0, seconds until those that have not come are given up.
+
+  Raises:
+    KdjaxError: some of the three are missing or malformed, jax finds no cluster, or the processes
+      have not met in time.
+  """
+  if timeout_s <= 0:
+    raise KdjaxError(f"--coordinator_timeout_s = {timeout_s} must be above 0")
+  if coordinator == DETECT and processes is None and process is None:
+    _initialize("--coordinator=detect", _NAME_THEM, timeout_s)
+  elif given := _three(FLAGS, (coordinator, processes, process)):
+    _meet(FLAGS, *given, timeout_s)
+  elif given := _three(VARIABLES, [os.environ.get(name) or None for name in VARIABLES]):
+    _meet(VARIABLES, *given, timeout_s)
+  elif cluster := _cluster(os.environ):
+    _initialize(cluster, _NAME_THEM, timeout_s)
+
+
+def _three(names, values) -> tuple[str, int, int] | None:
+  """Coordinator, count and number; None where none is given."""
+  given = {name: value for name, value in zip(names, values, strict=True) if value is not None}
+  if not given:
+    return None
+  told = ", ".join(f"{name}={value}" for name, value in given.items())
+  numbers = [str(value) for value in values[1:]]
+  if len(given) < 3 or not all(re.fullmatch(r"-?[0-9]{1,9}", each) for each in numbers):
+    raise KdjaxError(f"{', '.join(names)} must be set together, the last two to numbers; {told}")
+  processes, process = map(int, numbers)
+  if processes < 1:
+    raise KdjaxError(f"{names[1]} must be at least 1; {told}")
+  if not 0 <= process < processes:
+    raise KdjaxError(f"{names[2]} must be from 0 to {processes - 1} of {processes}; {told}")
+  address = re.fullmatch(r"(\[[0-9A-Fa-f:.%\w]+\]|[^\s:/\[\]]+):([0-9]{1,5})", values[0])
+  if not address or not 0 < int(address[2]) < 65536:
+    raise KdjaxError(f"{names[0]} must be host:port, with a port from 1 to 65535; {told}")
+  return values[0], processes, process
+
+
+def _cluster(environment: Mapping[str, str]) -> str | None:
+  """What in the environment speaks of several processes that jax knows how to find."""
+  tasks = environment.get("SLURM_NTASKS", "")
+  # A batch script and a shell have the job's number of tasks too, but are none of them.
+  if "SLURM_STEP_ID" in environment and tasks.isdigit() and int(tasks) > 1:
+    return f"SLURM_NTASKS={tasks}"
+  slices = environment.get("MEGASCALE_NUM_SLICES", "")
+  if slices.isdigit() and int(slices) > 1:
+    return f"MEGASCALE_NUM_SLICES={slices}"
+  for name in ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES"):
+    if "," in environment.get(name, ""):
+      return f"{name}={environment[name]}"
+  return None
+
+
+def _meet(names, coordinator: str, processes: int, process: int, timeout_s: float) -> None:
+  """Joins through a known coordinator."""
+  until = time.monotonic() + timeout_s
+  who = f"process {process} of {processes}"
+  if process > 0:
+    _reach(coordinator, until, f"{who}: nobody answers at {names[0]}={coordinator}", timeout_s)
+  _initialize(
+    f"{who}, {names[0]}={coordinator}",
+    "Process 0 needs that port free on its host, and each process a number of its own",
+    # Those that process 0 leaves waiting are aborted: where all start together it goes last.
+    timeout_s + 2 if process == 0 else max(until - time.monotonic(), 1.0),
+    coordinator_address=coordinator,
+    num_processes=processes,
+    process_id=process,
+  )
+
+
+def _reach(coordinator: str, until: float, told: str, timeout_s: float) -> None:
+  """Returns once the coordinator's port is open: jax's own wait would end in an abort."""
+  host, port = coordinator.rsplit(":", 1)
+  while True:
+    left = until - time.monotonic()
+    try:
+      socket.create_connection((host.strip("[]"), int(port)), timeout=max(left, 0.1)).close()
+      return
+    except (OSError, UnicodeError) as error:  # not up yet, or its name is not known yet
+      if left <= 0.5:
+        raise KdjaxError(
+          f"{told} within {timeout_s:g} s ({error}). Start process 0 on that host, and see that its"
+          " port can be reached from here; --coordinator_timeout_s waits longer"
+        ) from None
+    time.sleep(0.5)
+
+
+def _initialize(source: str, remedy: str, timeout_s: float, **known) -> None:
+  """`jax.distributed.initialize` that raises: of its own it aborts the process when time is up."""
+  failed: list[Exception] = []
+
+  def initialize() -> None:
+    try:
+      # More time than is waited here, so that the abort would come after the end.
+      jax.distributed.initialize(initialization_timeout=int(timeout_s) + 60, **known)
+    except Exception as error:
+      failed.append(error)
+
+  # Daemonic: Python's end does not wait for a call that nobody will answer.
+  thread = threading.Thread(target=initialize, daemon=True)
+  thread.start()
+  thread.join(timeout_s)
+  if thread.is_alive():
+    raise KdjaxError(
+      f"{source}: not all processes have joined within {timeout_s:.3g} s. See that each was"
+      " started, with the same coordinator and number of processes and a number of its own;"
+      " --coordinator_timeout_s waits longer"
+    )
+  if failed:
+    told = " ".join(str(failed[0]).split())
+    raise KdjaxError(f"{source}: jax cannot join the processes ({told}). {remedy}")
