@@ -33,6 +33,8 @@ def job(config, stop) -> None:
   for name, own in wanted.items():
     try:
       plans[name] = plan(lay_out(config, own), chip)
+      if len(plans) == 1 and not JSON.value:
+        print(format_plan(plans[name], CHIP.value, chip), flush=True)
     except KdjaxError as error:
       if not plans:  # what was asked for
         raise
@@ -40,9 +42,7 @@ def job(config, stop) -> None:
   if JSON.value:
     shown = {name: as_json(each, chip) for name, each in plans.items()}
     print(json.dumps({"chip": CHIP.value, "plans": shown, "refused": refused}, indent=2))
-    return
-  print(format_plan(plans["asked for"], CHIP.value, chip))
-  if len(wanted) > 1:
+  elif len(wanted) > 1:
     print(f"\n{format_table(plans, refused, chip)}")
 
 

@@ -37,6 +37,8 @@ class Plan(NamedTuple):
     batch_size: rows of the whole batch.
     memory: part to bytes; they sum up to `total`.
     total: what the compiler plans to hold at once.
+    split: share of the student's parameters, by bytes, that no device holds whole: axes that the
+      mesh does not divide are repeated.
     flops: products of the step, over all devices together.
     collectives: what is sent.
     seconds: "compute", "memory" and "network", each if it were alone.
@@ -51,6 +53,7 @@ class Plan(NamedTuple):
   batch_size: int
   memory: dict[str, int]
   total: int
+  split: float
   flops: int
   collectives: list[Collective]
   seconds: dict[str, float]
@@ -92,14 +95,15 @@ def parse_mesh(text: str) -> dict[str, int]:
 def layouts(sizes: Mapping[str, int]) -> dict[str, dict[str, int]]:
   """The layout asked for and others of as many devices, by name; none twice.
 
-  All repeated (data), all split (fsdp, which is ZeRO's stage 3), and wide axes split over up to
-  eight devices with the rest repeated (tensor).
+  All repeated (data), all split (fsdp, which is ZeRO's stage 3), split over up to eight devices and
+  repeated by these (data x fsdp), and wide axes split so with the rest repeated (tensor).
   """
   devices = math.prod(sizes.values())
   wide = max(size for size in (1, 2, 4, 8) if devices % size == 0 and size**2 <= 4 * devices)
   others = {
     "data-parallel": {"data": devices},
     "ZeRO-3": {"fsdp": devices},
+    "ZeRO-3 in groups": {"data": devices // wide, "fsdp": wide},
     "tensor-parallel": {"data": devices // wide, "tensor": wide},
   }
   found = {"asked for": {name: sizes.get(name, 1) for name in AXES}}
@@ -162,6 +166,7 @@ def plan(step: Step, chip: Chip) -> Plan:
     batch_size=rows,
     memory=memory,
     total=total,
+    split=split_share(step),
     flops=products,
     collectives=found,
     seconds=seconds,
@@ -208,6 +213,16 @@ def shard_bytes(shapes: PyTree, shardings: PyTree) -> int:
     lambda x, s: math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize, shapes, shardings
   )
   return sum(jax.tree.leaves(sizes))
+
+
+def split_share(step: Step) -> float:
+  """Share of the student's parameters, by bytes, whose shards are smaller than they are."""
+  params, placed = step.compiled.abstract_state.params, step.compiled.state_shardings.params
+  sizes = [
+    (x.size * x.dtype.itemsize, not s.is_fully_replicated)
+    for x, s in zip(jax.tree.leaves(params), jax.tree.leaves(placed), strict=True)
+  ]
+  return sum(size for size, split in sizes if split) / max(sum(size for size, _ in sizes), 1)
 
 
 def largest_batch(rows: int, once: int, twice: int, memory: int, ways: int) -> int | None:

@@ -33,7 +33,19 @@ def format_plan(plan: Plan, name: str, chip: Chip) -> str:
 
 def format_table(plans: Mapping[str, Plan], refused: Mapping[str, str], chip: Chip) -> str:
   """Plans side by side, and why layouts are missing."""
-  head = ("layout", "mesh", "state", "teacher", "temporary", "total", "fits", "sent", "step", "use")
+  head = (
+    "layout",
+    "mesh",
+    "split",
+    "state",
+    "teacher",
+    "temporary",
+    "total",
+    "fits",
+    "sent",
+    "step",
+    "use",
+  )
   rows = [(*head, "largest batch")]
   for name, plan in plans.items():
     memory = plan.memory
@@ -43,7 +55,7 @@ def format_table(plans: Mapping[str, Plan], refused: Mapping[str, str], chip: Ch
     fits = "yes" if plan.total <= chip.memory else "no"
     sent = _size(sum(each.sent for each in plan.collectives))
     times = (_time(plan.step_seconds), f"{plan.utilisation:.1%}", _batch(plan))
-    rows.append((name, _mesh(plan), *parts, fits, sent, *times))
+    rows.append((name, _mesh(plan), f"{plan.split:.0%}", *parts, fits, sent, *times))
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
   lines = [
     "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

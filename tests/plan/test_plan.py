@@ -65,6 +65,7 @@ def test_splitting_makes_the_state_smaller(plans, gradient_bytes):
   assert found["data"].memory["parameters"] == gradient_bytes
   assert found["fsdp"].memory["parameters"] < gradient_bytes / 4
   assert found["fsdp"].memory["teacher"] < found["data"].memory["teacher"] / 4
+  assert found["data"].split == 0 and 0.9 < found["fsdp"].split < 1  # biases are not split
   assert found["fsdp"].flops == found["data"].flops
 
 
@@ -103,6 +104,7 @@ def test_layouts_use_as_many_devices_each_and_none_twice():
     "asked for": {"data": 16, "fsdp": 16, "tensor": 1},
     "data-parallel": {"data": 256, "fsdp": 1, "tensor": 1},
     "ZeRO-3": {"data": 1, "fsdp": 256, "tensor": 1},
+    "ZeRO-3 in groups": {"data": 32, "fsdp": 8, "tensor": 1},
     "tensor-parallel": {"data": 32, "fsdp": 1, "tensor": 8},
   }
   assert "data-parallel" not in layouts(DATA)
