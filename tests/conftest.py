@@ -29,7 +29,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 # optax's Adam mixes float and int itself, so what runs an optimiser cannot be strict about dtypes.
-RUN_OPTIMISERS = {"programs", "train", "end_to_end", "faults"}
+RUN_OPTIMISERS = {"plan", "programs", "train", "end_to_end", "faults"}
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,7 @@ LAYERS = [
   {"signals", "teachers", "generation"},
   {"programs", "synthesis"},
   {"train"},
+  {"plan"},
   {"launch"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -1,0 +1,236 @@
+"""What one step of a config will need on a mesh of chips, from its compiled program."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from kdjax.errors import KdjaxError
+from kdjax.plan import flops as flops_lib
+from kdjax.plan.chips import Chip
+from kdjax.plan.collectives import Collective, collectives
+from kdjax.resolve import hint
+from kdjax.train.build import build_objective, build_program
+from kdjax.train.config import Config, check_config
+from kdjax.train.domains import follow_domains
+from kdjax.train.loop import Compiled, compile_program
+from kdjax.train.mesh import AXES, BATCH, check_batch, make_mesh, teacher_rules
+from kdjax.train.pretrained import build_teacher
+from kdjax.train.stages import stages_of
+from kdjax.train.streams import load_data, open_data
+from kdjax.train.vocabulary import check_vocabularies
+
+PyTree = Any
+
+
+class Plan(NamedTuple):
+  """One layout of one step; bytes and seconds are of one device.
+
+  Attributes:
+    mesh: axis to size.
+    batch_size: rows of the whole batch.
+    memory: part to bytes; they sum up to `total`.
+    total: what the compiler plans to hold at once.
+    split: share of the student's parameters, by bytes, that no device holds whole: axes that the
+      mesh does not divide are repeated.
+    flops: products of the step, over all devices together.
+    collectives: what is sent.
+    seconds: "compute", "memory" and "network", each if it were alone.
+    step_seconds: the largest of these: no step can be faster.
+    utilisation: products of the step by those that the chips could do in that time.
+    largest_batch: rows of the largest batch that fits, by a line through two batch sizes; 0 where
+      none does, None where memory does not grow with the batch.
+    compile_seconds: spent on this plan.
+  """
+
+  mesh: dict[str, int]
+  batch_size: int
+  memory: dict[str, int]
+  total: int
+  split: float
+  flops: int
+  collectives: list[Collective]
+  seconds: dict[str, float]
+  step_seconds: float
+  utilisation: float
+  largest_batch: int | None
+  compile_seconds: float
+
+
+class Step(NamedTuple):
+  """A step laid out on a mesh, without arrays."""
+
+  mesh: Mesh
+  compiled: Compiled
+  batch: PyTree
+
+
+def parse_mesh(text: str) -> dict[str, int]:
+  """The sizes in "data:16,fsdp:16"; axes that are left out have size 1.
+
+  Raises:
+    KdjaxError: an axis that does not exist or is given twice, or a size that is no positive number.
+  """
+  sizes: dict[str, int] = {}
+  for part in text.split(","):
+    name, _, size = part.strip().partition(":")
+    if name not in AXES:
+      raise KdjaxError(f"--mesh = {text!r}: there is no axis {name!r}{hint(name, AXES)}")
+    if name in sizes:
+      raise KdjaxError(f"--mesh = {text!r} has the axis {name!r} twice; give it once")
+    if not size.isdecimal() or int(size) < 1:
+      raise KdjaxError(
+        f"--mesh = {text!r}: {name} must be a positive number of devices, as in {name}:8"
+      )
+    sizes[name] = int(size)
+  return {name: sizes.get(name, 1) for name in AXES}
+
+
+def layouts(sizes: Mapping[str, int]) -> dict[str, dict[str, int]]:
+  """The layout asked for and others of as many devices, by name; none twice.
+
+  All repeated (data), all split (fsdp, which is ZeRO's stage 3), split over up to eight devices and
+  repeated by these (data x fsdp), and wide axes split so with the rest repeated (tensor).
+  """
+  devices = math.prod(sizes.values())
+  wide = max(size for size in (1, 2, 4, 8) if devices % size == 0 and size**2 <= 4 * devices)
+  others = {
+    "data-parallel": {"data": devices},
+    "ZeRO-3": {"fsdp": devices},
+    "ZeRO-3 in groups": {"data": devices // wide, "fsdp": wide},
+    "tensor-parallel": {"data": devices // wide, "tensor": wide},
+  }
+  found = {"asked for": {name: sizes.get(name, 1) for name in AXES}}
+  for name, other in others.items():
+    whole = {axis: other.get(axis, 1) for axis in AXES}
+    if whole not in found.values():
+      found[name] = whole
+  return found
+
+
+def lay_out(config: Config, sizes: Mapping[str, int]) -> Step:
+  """The training step of a config on a mesh of so many (simulated) devices; of its stages the last.
+
+  Raises:
+    KdjaxError: whatever is wrong with the config, its data or the mesh.
+  """
+  check_config(config)
+  config = stages_of(config)[-1].config | {"mesh": dict(sizes)}
+  mesh = make_mesh(**sizes)
+  check_batch(config["batch_size"], mesh)
+  check_batch(config["eval"]["batch_size"], mesh, field="config.eval.batch_size")
+  data = load_data(config["data"])
+  teacher = None
+  if config["teacher"]:
+    objective = build_objective(config["objective"], data=data.whole)
+    check_vocabularies(config, data.whole, objective)
+    teacher = build_teacher(config, data.whole, abstract=True)
+  program, _ = build_program(config, data.whole, teacher)
+  read = open_data(config, data, mesh, program.streams, prepare_on=program.prepare_on)
+  read = follow_domains(config, data, program, read, mesh)
+  batch = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, next(read.stream)))
+  rules = teacher_rules(config["teacher"].get("rules", {}))
+  return Step(mesh, compile_program(program, mesh, batch, rules=rules), batch)
+
+
+def plan(step: Step, chip: Chip) -> Plan:
+  """Compiles a step, for its batch and one twice as large, and reads what it needs of a chip."""
+  started = time.monotonic()
+  traced = step.compiled.step.trace(step.compiled.abstract_state, step.compiled.frozen, step.batch)
+  executable = traced.lower().compile()
+  memory = memory_parts(step, executable)
+  found = collectives(executable.as_text(), step.mesh)
+  total, products = sum(memory.values()), flops_lib.count(traced.jaxpr)
+  own = executable.memory_analysis()
+  moved = own.argument_size_in_bytes + own.output_size_in_bytes + 2 * own.temp_size_in_bytes
+  seconds = {
+    "compute": products / step.mesh.size / chip.flops,
+    "memory": moved / chip.bandwidth,
+    "network": sum(each.sent for each in found) / chip.network,
+  }
+  slowest = max(seconds.values())
+  rows = jax.tree.leaves(step.batch)[0].shape[0]
+  twice = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct((2 * x.shape[0], *x.shape[1:]), x.dtype), step.batch
+  )
+  doubled = step.compiled.step.lower(step.compiled.abstract_state, step.compiled.frozen, twice)
+  ways = math.prod(step.mesh.shape[axis] for axis in BATCH)
+  return Plan(
+    mesh=dict(step.mesh.shape),
+    batch_size=rows,
+    memory=memory,
+    total=total,
+    split=split_share(step),
+    flops=products,
+    collectives=found,
+    seconds=seconds,
+    step_seconds=slowest,
+    utilisation=seconds["compute"] / slowest,
+    largest_batch=largest_batch(rows, total, total_bytes(doubled.compile()), chip.memory, ways),
+    compile_seconds=time.monotonic() - started,
+  )
+
+
+def total_bytes(executable: Any) -> int:
+  """What a compiled program holds at once on each device: what it reads, writes and keeps."""
+  own = executable.memory_analysis()
+  kept = own.argument_size_in_bytes + own.output_size_in_bytes - own.alias_size_in_bytes
+  return kept + own.temp_size_in_bytes + own.generated_code_size_in_bytes
+
+
+def memory_parts(step: Step, executable: Any) -> dict[str, int]:
+  """Part to bytes on each device; together they are `total_bytes`.
+
+  Arguments are measured by their shardings. The compiler does not say which of its temporaries are
+  gradients: they are taken to be as large as the parameters, and what is left is temporaries
+  (activations, chunks of the loss, gathered weights).
+  """
+  compiled, own = step.compiled, executable.memory_analysis()
+  state, placed = compiled.abstract_state._asdict(), compiled.state_shardings._asdict()
+  sizes = {name: shard_bytes(state[name], placed[name]) for name in state}
+  batch = jax.tree.map(lambda _: compiled.batch_sharding, step.batch)
+  parts = {
+    "parameters": sizes.pop("params"),
+    "optimiser": sizes.pop("opt_state", 0),
+    "other state": sum(sizes.values()),
+    "teacher": shard_bytes(compiled.frozen, compiled.frozen_shardings),
+    "batch": shard_bytes(step.batch, batch),
+  }
+  gradients = min(parts["parameters"], own.temp_size_in_bytes)
+  rest = total_bytes(executable) - sum(parts.values()) - gradients
+  return parts | {"gradients": gradients, "temporaries": rest}
+
+
+def shard_bytes(shapes: PyTree, shardings: PyTree) -> int:
+  """Bytes of a pytree on each device."""
+  sizes = jax.tree.map(
+    lambda x, s: math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize, shapes, shardings
+  )
+  return sum(jax.tree.leaves(sizes))
+
+
+def split_share(step: Step) -> float:
+  """Share of the student's parameters, by bytes, whose shards are smaller than they are."""
+  params, placed = step.compiled.abstract_state.params, step.compiled.state_shardings.params
+  sizes = [
+    (x.size * x.dtype.itemsize, not s.is_fully_replicated)
+    for x, s in zip(jax.tree.leaves(params), jax.tree.leaves(placed), strict=True)
+  ]
+  return sum(size for size, split in sizes if split) / max(sum(size for size, _ in sizes), 1)
+
+
+def largest_batch(rows: int, once: int, twice: int, memory: int, ways: int) -> int | None:
+  """The largest multiple of `ways` rows below a line through the totals of `rows` and twice that.
+
+  None where the totals do not grow; 0 where not even `ways` rows fit.
+  """
+  if twice <= once:
+    return None
+  fits = rows + (memory - once) * rows / (twice - once)
+  return max(int(fits // ways) * ways, 0)

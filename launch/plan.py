@@ -1,0 +1,64 @@
+"""Tells what a step of a config will need on chips that are not there, before they are paid for.
+
+python -m launch.plan --config=configs/digits_kd.py --mesh=data:4,fsdp:2 --chip=v5e
+
+Compiles the step for simulated devices: bytes by part, what is sent, a bound of the time, and other
+layouts of as many chips. No weight is read. See docs/plan.md.
+"""
+
+import json
+import math
+import os
+import sys
+
+import jax
+from absl import flags
+
+from kdjax.errors import KdjaxError
+from kdjax.plan.chips import chip_of
+from kdjax.plan.plan import lay_out, layouts, parse_mesh, plan
+from kdjax.plan.table import as_json, format_plan, format_table
+from launch import main
+
+MESH = flags.DEFINE_string("mesh", None, "sizes of the mesh's axes, such as data:16,fsdp:16")
+CHIP = flags.DEFINE_string("chip", "v5e", "v4, v5e, v5p, v6e, A100-80G, H100 or H200")
+JSON = flags.DEFINE_bool("json", False, "print JSON instead of tables")
+ALTERNATIVES = flags.DEFINE_bool("alternatives", True, "compile other layouts too")
+
+
+def job(config, stop) -> None:
+  sizes, chip = parse_mesh(MESH.value), chip_of(CHIP.value)
+  wanted = layouts(sizes) if ALTERNATIVES.value else {"asked for": sizes}
+  plans, refused = {}, {}
+  for name, own in wanted.items():
+    try:
+      plans[name] = plan(lay_out(config, own), chip)
+      if len(plans) == 1 and not JSON.value:
+        print(format_plan(plans[name], CHIP.value, chip), flush=True)
+    except KdjaxError as error:
+      if not plans:  # what was asked for
+        raise
+      refused[name] = str(error)
+  if JSON.value:
+    shown = {name: as_json(each, chip) for name, each in plans.items()}
+    print(json.dumps({"chip": CHIP.value, "plans": shown, "refused": refused}, indent=2))
+  elif len(wanted) > 1:
+    print(f"\n{format_table(plans, refused, chip)}")
+
+
+def simulate(arguments: list[str]) -> None:
+  """Makes JAX simulate as many devices as --mesh asks for; before its first use of a device."""
+  given = [each.split("=", 1)[1] for each in arguments if each.lstrip("-").startswith("mesh=")]
+  try:
+    devices = math.prod(parse_mesh(given[-1]).values()) if given else 1
+  except KdjaxError:  # told once flags are read
+    devices = 1
+  # The machine's own code is never run, so it need not be good.
+  asked = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+  os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {asked}"
+  jax.config.update("jax_platforms", "cpu")
+
+
+if __name__ == "__main__":
+  simulate(sys.argv[1:])
+  main.run(job, required=["mesh"])
