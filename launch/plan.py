@@ -9,6 +9,7 @@ layouts of as many chips. No weight is read. See docs/plan.md.
 import json
 import math
 import os
+import re
 import sys
 
 import jax
@@ -48,7 +49,7 @@ def job(config, stop) -> None:
 
 def simulate(arguments: list[str]) -> None:
   """Makes JAX simulate as many devices as --mesh asks for; before its first use of a device."""
-  given = [each.split("=", 1)[1] for each in arguments if each.lstrip("-").startswith("mesh=")]
+  given = re.findall(r"(?:^|\s)--?mesh[=\s](\S+)", " ".join(arguments))
   try:
     devices = math.prod(parse_mesh(given[-1]).values()) if given else 1
   except KdjaxError:  # told once flags are read

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from kdjax.errors import KdjaxError
 from kdjax.models.expressions import resolve
 from kdjax.outputs import Head, Outputs
 
+BATCH_AXES = ("data", "fsdp")  # of a mesh: those that split the rows of a batch
 Names = tuple[str | None, ...]
 
 # What the backward pass keeps of a layer besides its input. "mlp" keeps the tagged arrays, each as
@@ -166,14 +169,34 @@ def scan_layers(
   def body(carry, layer):
     params, state, x = layer
     module = nnx.merge(graphdef, resolve(params), state)
-    carry, collected = call(module, carry, x)
-    return carry, (collected, nnx.split(module, nnx.Param, ...)[2])
+    carry, collected = call(module, rows_apart(carry), x)
+    return rows_apart(carry), (collected, nnx.split(module, nnx.Param, ...)[2])
 
   carry, (collected, state) = jax.lax.scan(
     remat(body) if remat else body, carry, (params, state, xs)
   )
   nnx.update(layers, state)
   return carry, collected
+
+
+def rows_apart(hidden: Any) -> Any:
+  """Activations with their rows split as those of a batch, on the mesh that is traced for.
+
+  Weights that are split along the same axis are then gathered, layer by layer. Without this word
+  XLA may as well leave the weights where they are, give each device the rows of all, and add up
+  activations, which is slower and needs more memory (ZeRO-3 is what the layout is for). Rows that
+  do not divide, as of a text that is written, are left to it.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  axes = tuple(axis for axis in BATCH_AXES if not mesh.empty and mesh.shape.get(axis, 1) > 1)
+  ways = math.prod(mesh.shape[axis] for axis in axes)
+
+  def one(array: Array) -> Array:
+    if ways == 1 or array.ndim < 2 or array.shape[0] % ways:
+      return array
+    return jax.lax.with_sharding_constraint(array, PartitionSpec(axes))
+
+  return jax.tree.map(one, hidden)
 
 
 def check_segment(start: int, stop: int, depth: int) -> None:

@@ -51,7 +51,7 @@ def test_no_teacher_is_gathered_at_once(sizes):
     assert sum(each.times for each in found) == 2 * 3
   else:
     assert ("all-gather", "fsdp") in kinds and own < 1.2 * whole / sizes["fsdp"]
-    assert {each.axes for each in found} == {("fsdp",)}
+    assert kinds == {("all-gather", "fsdp")}  # weights come together, activations never do
 
 
 @pytest.mark.parametrize("sizes", LAYOUTS, ids=str)

@@ -22,6 +22,7 @@ from jaxtyping import Array
 
 from kdjax.errors import KdjaxError
 from kdjax.models.expressions import resolve
+from kdjax.models.layers import rows_apart
 
 PyTree = Any
 COPIED = ("query", "key", "query_norm", "key_norm")  # what a copying layer does not have
@@ -157,7 +158,9 @@ def scan_shared(
 
   def layer(part: int, params: PyTree, hidden: Array, x: PyTree, shared):
     graphdef, _, state = parts[part]
-    return call(nnx.merge(graphdef, resolve(params), state), hidden, x, shared)
+    module = nnx.merge(graphdef, resolve(params), state)
+    hidden, collected = call(module, rows_apart(hidden), x, shared)
+    return rows_apart(hidden), collected
 
   def block(hidden: Array, inputs):
     own, others, (x, more) = inputs
