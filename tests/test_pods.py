@@ -87,7 +87,9 @@ def test_one_that_fails_ends_the_others(handlers, capsys):
   fails = [sys.executable, "-c", "import sys; print('no'); sys.exit(3)"]
   assert local.run([SLEEP, fails, SLEEP]) == 3
   assert time.monotonic() - began < 20
-  assert "[1] no\n" in capsys.readouterr().out
+  said = capsys.readouterr().out
+  assert "[1] no\n" in said
+  assert "process 1 ended with status 3; the others are stopped" in said
 
 
 def test_one_that_does_not_heed_is_killed(handlers, monkeypatch):

@@ -74,7 +74,7 @@ def _load(spec: str) -> Splits:
       )
     return Splits(whole, whole.train, whole.validation)
   whole_labels = not shared["validation_fraction"] and not shared["labelled_only"]
-  if whole.places and (shared["label_fraction"] < 1 or not whole_labels):
+  if getattr(whole, "places", ()) and (shared["label_fraction"] < 1 or not whole_labels):
     raise KdjaxError(
       "config.data.label_fraction, labelled_only and validation_fraction choose by the label of an"
       f" image; those of {whole.name} have one for each place: leave them at 1, False and 0"

@@ -17,9 +17,6 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
-PROCESSES = flags.DEFINE_integer("processes", 2, "how many", lower_bound=1)
-DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the commands and start nothing")
-
 # One process is one host of a pod: a backend of its own, arrays exchanged over the network.
 ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo"}
 # Seconds that the others have to save once one has failed; they may be waiting for it for ever.
@@ -62,6 +59,8 @@ def run(each: Sequence[Sequence[str]]) -> int:
     failed = [number for number in found if number]
     if failed and not status:
       status = failed[0]
+      ended = f"status {status}" if status > 0 else f"signal {-status}"
+      print(f"process {found.index(status)} ended with {ended}; the others are stopped", flush=True)
       _send(started, signal.SIGTERM)
       kill_at = time.monotonic() + GRACE_S
     if len(signals) > told:
@@ -107,8 +106,8 @@ def _free_port() -> int:
 
 
 def main(argv: list[str]) -> int:
-  each = commands(PROCESSES.value, argv[1:], _free_port())
-  if not DRY_RUN.value:
+  each = commands(flags.FLAGS.processes, argv[1:], _free_port())
+  if not flags.FLAGS.dry_run:
     return run(each)
   for command in each:
     print(*(f"{name}={value}" for name, value in ENVIRONMENT.items()), shlex.join(command))
@@ -116,4 +115,7 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
+  # Here, since launch.train has a flag of the same name.
+  flags.DEFINE_integer("processes", 2, "how many", lower_bound=1)
+  flags.DEFINE_bool("dry_run", False, "print the commands and start nothing")
   app.run(main)
