@@ -17,6 +17,8 @@ def get_config(key: str) -> ml_collections.ConfigDict:
   if config.teacher.get("train"):
     config.teacher.train.total_steps = STEPS
     _shorten(config.teacher.train)
+  for part in _emulated(config.teacher.get("emulate") or {}):
+    part["train"] = {**part.get("train", {}), "total_steps": STEPS}
   if "train" in config.selection:
     config.selection.train = {**config.selection.train, "total_steps": STEPS}
   if config.stages:
@@ -24,6 +26,12 @@ def get_config(key: str) -> ml_collections.ConfigDict:
   config.baseline = {"objective": {"name": "cross_entropy"}}
   config.samples.prompts = ()
   return config
+
+
+def _emulated(emulate) -> list:
+  """The models of an emulated teacher that are trained."""
+  parts = [emulate.get("reference"), emulate.get("target"), *emulate.get("tuned", ())]
+  return [part for part in parts if part]
 
 
 def _stage(stage) -> dict:
