@@ -291,6 +291,7 @@ def run(
       if stopping and not last:
         checkpoints.wait()
         log.close()
+        profiler.close()
         raise Interrupted(f"saved step {step} to {checkpoints.folder}")
   checkpoints.wait()
   log.close()

@@ -9,6 +9,7 @@ import pytest
 
 from kdjax.errors import KdjaxError
 from kdjax.train.job import run_job
+from kdjax.train.loop import Interrupted
 from kdjax.train.metrics import read_metrics, timing
 from kdjax.train.timing import Stopwatch, profile_range
 from tests.end_to_end.helpers import tiny
@@ -75,3 +76,13 @@ def test_a_trace_of_the_steps_asked_for_and_of_no_teacher(folder):
   assert sum("PjitFunction(step)" in name or "PjitFunction(traced)" in name for name in names) >= 1
   assert list((folder / "profile").rglob("*.xplane.pb"))
   assert not (folder / "teacher" / "profile").exists()
+
+
+def test_a_run_that_stops_inside_the_range_has_its_trace(tmp_path):
+  count = iter(range(100))
+  fields = {"total_steps": 9, "teacher.train.total_steps": 1, "profile": "1:9"}
+  with jax.numpy_dtype_promotion("standard"), pytest.raises(Interrupted):
+    run_job(tiny(fields), tmp_path, stop=lambda: next(count) == 5)
+  assert list((tmp_path / "profile").rglob("perfetto_trace.json.gz"))
+  jax.profiler.start_trace(str(tmp_path / "another"))  # only one can run at a time
+  jax.profiler.stop_trace()
