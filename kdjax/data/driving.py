@@ -110,7 +110,7 @@ def _record(number: jax.Array, sway: float, seed: int) -> dict[str, jax.Array]:
     action, brakes = world.expert(scene, car)
     seen, shaken = jax.random.split(key)
     frame = world.observe(scene, car, seen) | {"action": action, "alive": alive}
-    frame["rule"] = brakes & (action[0] > -0.3)
+    frame["rule"] = world.overruled(action, brakes)
     taken = world.obeyed(action, brakes) + sway * jax.random.normal(shaken, (2,))
     car = world.advance(scene, car, taken)
     return (car, alive & ~world.crashed(scene, car)), frame

@@ -56,13 +56,12 @@ def drives(student: Model, teacher: Teacher):
       action, brakes = driver(cars)
       right = jax.vmap(world.obeyed)(action, brakes)
       own = beta_action(acts[""](seen).policy)
-      rule = brakes & (action[:, 0] > -0.3)
-      return right, (jnp.abs(own - right), rule)
+      return right, (jnp.abs(own - right), world.overruled(action, brakes))
 
     best, _, (errors, rule) = trip(by_driver)
     metrics: Metrics = {
-      "action_error": ((errors.mean(-1) * mask).sum(), mask.sum() * world.STEPS),
-      "action_error_rule": ((errors[..., 0] * rule * mask).sum(), (rule * mask).sum()),
+      "action_error": ((errors.mean(-1) * mask[None]).sum(), mask.sum() * world.STEPS),
+      "action_error_rule": ((errors[..., 0] * rule * mask[None]).sum(), (rule * mask[None]).sum()),
     }
     for prefix, outputs in acts.items():
       ended, crashed, _ = trip(lambda seen, cars, ask=outputs: (beta_action(ask(seen).policy), ()))

@@ -211,3 +211,8 @@ def observe(scene: Scene, car: Car, key: Array) -> dict[str, Array]:
 def obeyed(action: Array, brakes: Array) -> Array:
   """The action [2] that is taken where a rule may brake: steering stays."""
   return jnp.where(brakes, jnp.stack([-1.0, action[1]]), action)
+
+
+def overruled(action: Array, brakes: Array) -> Array:
+  """Where a rule brakes and the driver's action [..., 2] does not; bool [...]."""
+  return brakes & (action[..., 0] > -0.3)
