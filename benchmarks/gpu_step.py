@@ -27,10 +27,10 @@ TEACHER = {"width": 2048, "depth": 24, "heads": 32, "kv_heads": 32, "mlp_width":
 STUDENT = {"width": 960, "depth": 32, "heads": 15, "kv_heads": 5, "mlp_width": 2560}
 PEAK = 989.5e12  # H100 and H200 (SXM), bfloat16 without sparsity
 SIDES = {  # name: (library, options)
-  "kdjax": ("kdjax", {"remat": "none", "attention": "cudnn"}),
-  "kdjax, remat=mlp": ("kdjax", {"remat": "mlp", "attention": "cudnn"}),
-  "kdjax, remat=full": ("kdjax", {"remat": "full", "attention": "cudnn"}),
-  "kdjax, XLA's attention": ("kdjax", {"remat": "mlp", "attention": "auto"}),
+  "kdjax": ("kdjax", {"remat": "none", "attention": "auto"}),
+  "kdjax, remat=mlp": ("kdjax", {"remat": "mlp", "attention": "auto"}),
+  "kdjax, remat=full": ("kdjax", {"remat": "full", "attention": "auto"}),
+  "kdjax, XLA's attention": ("kdjax", {"remat": "mlp", "attention": "xla"}),
   "PyTorch eager": ("pytorch", {"mode": "eager"}),
   "trl's loss": ("pytorch", {"mode": "trl"}),
   "torch.compile": ("pytorch", {"mode": "compile"}),

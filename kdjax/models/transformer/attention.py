@@ -19,8 +19,7 @@ from kdjax.models.transformer.positions import rotate
 from kdjax.models.transformer.spec import Spec
 
 INIT = nnx.initializers.normal(0.02)
-# Names of what computes attention to those of `jax.nn.dot_product_attention`.
-ATTENTION = {"auto": None, "cudnn": "cudnn", "xla": "xla"}
+ATTENTION = ("auto", "cudnn", "xla")  # names of what computes it
 _MASKED = -1e30
 
 
@@ -35,7 +34,7 @@ def attend(
   softcap: float | None = None,
   causal: bool = False,
   probabilities: bool = False,
-  implementation: str | None = None,
+  implementation: str = "auto",
 ) -> tuple[Float[Array, "batch time head head_dim"], Array | None]:
   """Scaled dot-product attention with grouped heads.
 
@@ -49,7 +48,7 @@ def attend(
     softcap: scores become cap * tanh(scores / cap) before bias and mask.
     causal: without a mask, a query sees no key that stands after it.
     probabilities: also returns them, [B, H, T, S] float32.
-    implementation: of `jax.nn.dot_product_attention`, where that is used.
+    implementation: "cudnn", "xla", or "auto": cuDNN's kernels where they can compute it.
 
   Returns:
     [B, T, H, K] and the probabilities or None. Without softcap and probabilities, and of more than
@@ -59,7 +58,9 @@ def attend(
     KdjaxError: cuDNN, a mask and an odd length, which it has no gradient for.
   """
   if softcap is None and not probabilities and query.shape[1] > 1:
-    if implementation == "cudnn" and mask is not None and (mask.shape[2] % 2 or mask.shape[3] % 2):
+    if implementation == "auto":
+      implementation = "cudnn" if _cudnn_can(query, mask, bias) else "xla"
+    elif implementation == "cudnn" and not _even(mask):
       raise KdjaxError(
         f"attention = 'cudnn' of {mask.shape[2]} queries on {mask.shape[3]} keys with a mask"
         " (packed rows, a window): it wants even numbers; change the sequence length by one, or"
@@ -71,8 +72,10 @@ def attend(
       is_causal=causal and mask is None,
       implementation=implementation,
     )
-    # Scores are computed again in the backward pass: they are cheaper than to keep, as [T, S].
-    fused = jax.checkpoint(fused, prevent_cse=False)
+    if implementation == "xla":
+      # Scores are computed again in the backward pass: they are cheaper than to keep, as [T, S].
+      # cuDNN's kernels keep none.
+      fused = jax.checkpoint(fused, prevent_cse=False)
     # It promotes bfloat16 scores to float32 inside, which strict promotion would refuse.
     with jax.numpy_dtype_promotion("standard"):
       return fused(query, key, value, bias, mask), None
@@ -93,6 +96,24 @@ def attend(
   shared = probs.reshape(batch, groups, heads // groups, time, -1).astype(value.dtype)
   out = jnp.einsum("bgrts,bsgk->btgrk", shared, value).reshape(query.shape)
   return out, probs if probabilities else None
+
+
+def _even(mask: Array | None) -> bool:
+  """Whether cuDNN has a gradient for a mask (or none) of this shape."""
+  return mask is None or not (mask.shape[2] % 2 or mask.shape[3] % 2)
+
+
+def _cudnn_can(query: Array, mask: Array | None, bias: Array | None) -> bool:
+  """Whether cuDNN's kernels can compute it here, of which a whole step took 0.39 of the time."""
+  return (
+    jax.default_backend() == "gpu"
+    and query.dtype == jnp.bfloat16
+    and bias is None
+    and query.shape[-1] % 8 == 0
+    and query.shape[-1] <= 128  # what an A100 can, too
+    and _even(mask)
+    and float(jax.devices()[0].compute_capability) >= 8.0
+  )
 
 
 def check_attention(name: str, spec: Spec, dtype: str) -> None:
@@ -152,7 +173,7 @@ class Attention(nnx.Module):
     self.qk_norm = spec.qk_norm
     self.scale = spec.head_dim**-0.5 if spec.attention_scale is None else spec.attention_scale
     self.softcap = spec.attention_softcap
-    self.implementation = ATTENTION[attention]
+    self.implementation = attention
 
   def queries(self, hidden: Array, rope: tuple[Array, Array] | None) -> Array:
     query = self.query(hidden)

@@ -249,10 +249,10 @@ def language_model(
     remat: what the backward pass recomputes instead of keeping: "none", "mlp" or "full".
     dtype: compute dtype, "float32" or "bfloat16". Parameters are float32; norms, softmax, rotations
       and logits are computed in float32.
-    attention: what computes it: "auto" (what JAX chooses), "xla", or "cudnn", whose kernels are for
-      GPUs, bfloat16 and models without soft caps and relative positions. Where the probabilities
-      themselves are asked for, by the tap "attention", and of one token at a time, it is plain
-      products in each case.
+    attention: what computes it: "xla"; "cudnn", whose kernels are for GPUs, bfloat16 and models
+      without soft caps and relative positions; or "auto", cuDNN's where they can. Where the
+      probabilities themselves are asked for, by the tap "attention", and of one token at a time, it
+      is plain products in each case.
 
   Returns:
     The model, with the taps hidden_states (after each layer, before the final norm), queries and

@@ -17,10 +17,15 @@ SPEC = Spec(
 )
 
 
+class Gpu:
+  compute_capability = "9.0"
+
+
 @pytest.fixture
 def on_gpu(monkeypatch):
   """As on a machine with a GPU, for tracing: nothing can run."""
   monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  monkeypatch.setattr(jax, "devices", lambda *_: [Gpu])
   monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
 
 
@@ -48,6 +53,23 @@ def test_cudnns_kernels_are_in_the_program(on_gpu):
   assert "fmha" not in program(model, taps=frozenset({"logits", "attention"}))
   with pytest.raises(KdjaxError, match=r"17 queries on 17 keys with a mask.*'auto'"):
     program(model, length=17, packed=True)
+
+
+def test_auto_takes_cudnns_kernels_where_they_can(on_gpu, monkeypatch):
+  half = functools.partial(language_model, dtype="bfloat16")
+  assert "fmhaSoftmaxBackward(" in program(half(SPEC))
+  assert "fmhaScaleBiasSoftmaxBackward(" in program(half(SPEC), packed=True)
+  assert "fmha" not in program(half(SPEC), packed=True, length=17)
+  assert "fmha" not in program(language_model(SPEC))  # float32
+  assert "fmha" not in program(half(SPEC.replace(head_dim=4)))
+  assert "fmha" not in program(half(SPEC.replace(attention_softcap=5.0)))
+  monkeypatch.setattr(Gpu, "compute_capability", "7.5")
+  assert "fmha" not in program(half(SPEC))
+
+
+def test_cudnns_attention_is_not_computed_again(on_gpu):
+  text = program(language_model(SPEC, dtype="bfloat16"))
+  assert text.count("__cudnn$fmhaSoftmax(") == text.count("__cudnn$fmhaSoftmaxBackward(") == 1
 
 
 def test_xla_by_name_is_what_auto_takes_here():
