@@ -185,10 +185,6 @@ class Checkpoints:
     self.wait()
     self._manager.close()
 
-  def reached_preemption(self, step: int) -> bool:
-    """Whether all processes are to save and stop at this step."""
-    return self._manager.reached_preemption(step)
-
   def restore(
     self,
     shapes: Mapping[str, PyTree],

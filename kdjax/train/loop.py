@@ -244,11 +244,6 @@ def run(
     step, state = restored.step, type(compiled.abstract_state)(**restored.items)
     data.stream.set_state(restored.meta["data"])
     LOG.info("%s: resumed at step %d of %d", name, step, schedule.total_steps)
-  if jax.process_count() > 1:
-    # Processes stop at the step after the last that one has asked about: without this question a
-    # signal that comes during compilation would name one that is long past.
-    checkpoints.reached_preemption(step)
-
   for _ in range(skip):
     next(data.stream)
   log = metric_lib.MetricLog(workdir, resume_step=step, write=jax.process_index() == 0)
@@ -274,7 +269,7 @@ def run(
       window.push(step, pairs)
       checkpoints.check()
       last = step == schedule.total_steps
-      stopping = checkpoints.reached_preemption(step) if jax.process_count() > 1 else stop()
+      stopping = stop()
       due = {"eval": step % schedule.eval_every == 0, "save": step % schedule.save_every == 0}
       evaluation = None
       if due["eval"] or last:

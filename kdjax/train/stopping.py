@@ -16,8 +16,10 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
   """Catches the first SIGTERM or SIGINT; a second one ends the process at once.
 
   In a job of several processes SIGTERM stays jax's: a process that stopped alone would leave the
-  others waiting for it. It tells them, and all stop after the same question. SIGINT becomes a
-  SIGTERM there.
+  others waiting for it. It tells them, and all stop after the same question: the one after the last
+  that any of them has asked. Questions are numbered through the whole job, over all that it trains,
+  since jax would never come to the number of a question that is past. SIGINT becomes a SIGTERM
+  there.
 
   Yields:
     A function that is True once a signal has come; all processes of a job must ask it equally
