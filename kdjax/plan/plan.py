@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +20,15 @@ from kdjax.train.build import build_objective, build_program
 from kdjax.train.config import Config, check_config
 from kdjax.train.domains import follow_domains
 from kdjax.train.loop import Compiled, compile_program
-from kdjax.train.mesh import AXES, BATCH, check_batch, make_mesh, teacher_rules
+from kdjax.train.mesh import (
+  AXES,
+  BATCH,
+  batch_sharding,
+  check_batch,
+  data_shard,
+  make_mesh,
+  teacher_rules,
+)
 from kdjax.train.pretrained import build_teacher
 from kdjax.train.stages import stages_of
 from kdjax.train.streams import load_data, open_data
@@ -44,8 +52,9 @@ class Plan(NamedTuple):
     seconds: "compute", "memory" and "network", each if it were alone.
     step_seconds: the largest of these: no step can be faster.
     utilisation: products of the step by those that the chips could do in that time.
-    largest_batch: rows of the largest batch that fits, by a line through two batch sizes; 0 where
-      none does, None where memory does not grow with the batch.
+    largest_batch: rows of the largest batch that fits, by a line through two batch sizes (of which
+      the larger may be known not to fit only); 0 where none does, None where memory does not grow
+      with the batch.
     compile_seconds: spent on this plan.
   """
 
@@ -114,15 +123,20 @@ def layouts(sizes: Mapping[str, int]) -> dict[str, dict[str, int]]:
   return found
 
 
-def lay_out(config: Config, sizes: Mapping[str, int]) -> Step:
-  """The training step of a config on a mesh of so many (simulated) devices; of its stages the last.
+def lay_out(config: Config, sizes: Mapping[str, int], devices: Sequence[Any] | None = None) -> Step:
+  """The training step of a config on devices that need not be there; of its stages the last.
+
+  Args:
+    config: as `launch.train` takes it.
+    sizes: of the mesh's axes.
+    devices: at least their product; JAX's own where None.
 
   Raises:
     KdjaxError: whatever is wrong with the config, its data or the mesh.
   """
   check_config(config)
   config = stages_of(config)[-1].config | {"mesh": dict(sizes)}
-  mesh = make_mesh(**sizes)
+  mesh = make_mesh(**sizes, devices=devices)
   check_batch(config["batch_size"], mesh)
   check_batch(config["eval"]["batch_size"], mesh, field="config.eval.batch_size")
   data = load_data(config["data"])
@@ -134,7 +148,12 @@ def lay_out(config: Config, sizes: Mapping[str, int]) -> Step:
   program, _ = build_program(config, data.whole, teacher)
   read = open_data(config, data, mesh, program.streams, prepare_on=program.prepare_on)
   read = follow_domains(config, data, program, read, mesh)
-  batch = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, next(read.stream)))
+  # The devices may be those of several hosts, of which this process reads for one.
+  _, hosts = data_shard(batch_sharding(mesh), config["batch_size"])
+  batch = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct((x.shape[0] * hosts, *x.shape[1:]), x.dtype),
+    jax.eval_shape(lambda: jax.tree.map(jnp.asarray, next(read.stream))),
+  )
   rules = teacher_rules(config["teacher"].get("rules", {}))
   return Step(mesh, compile_program(program, mesh, batch, rules=rules), batch)
 
@@ -143,7 +162,7 @@ def plan(step: Step, chip: Chip) -> Plan:
   """Compiles a step, for its batch and one twice as large, and reads what it needs of a chip."""
   started = time.monotonic()
   traced = step.compiled.step.trace(step.compiled.abstract_state, step.compiled.frozen, step.batch)
-  executable = traced.lower().compile()
+  executable = compile_or_tell(traced.lower())
   memory = memory_parts(step, executable)
   found = collectives(executable.as_text(), step.mesh)
   total, products = sum(memory.values()), flops_lib.count(traced.jaxpr)
@@ -161,6 +180,10 @@ def plan(step: Step, chip: Chip) -> Plan:
   )
   doubled = step.compiled.step.lower(step.compiled.abstract_state, step.compiled.frozen, twice)
   ways = math.prod(step.mesh.shape[axis] for axis in BATCH)
+  try:
+    twice_total = total_bytes(compile_or_tell(doubled))
+  except KdjaxError:  # at least as much as there is
+    twice_total = max(total, chip.memory) + 1
   return Plan(
     mesh=dict(step.mesh.shape),
     batch_size=rows,
@@ -172,9 +195,22 @@ def plan(step: Step, chip: Chip) -> Plan:
     seconds=seconds,
     step_seconds=slowest,
     utilisation=seconds["compute"] / slowest,
-    largest_batch=largest_batch(rows, total, total_bytes(doubled.compile()), chip.memory, ways),
+    largest_batch=largest_batch(rows, total, twice_total, chip.memory, ways),
     compile_seconds=time.monotonic() - started,
   )
+
+
+def compile_or_tell(lowered: Any) -> Any:
+  """The executable; raises KdjaxError for a program too large, which compilers for TPUs refuse."""
+  try:
+    return lowered.compile()
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    raise KdjaxError(
+      f"the step does not fit: {str(error).splitlines()[0]} Take a smaller config.batch_size,"
+      " remat, or more devices along fsdp or tensor"
+    ) from error
 
 
 def total_bytes(executable: Any) -> int:

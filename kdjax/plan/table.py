@@ -9,8 +9,10 @@ from kdjax.plan.chips import Chip
 from kdjax.plan.collectives import by_kind
 from kdjax.plan.plan import Plan
 
+_COMPILERS = {"cpu": "for simulated CPUs", "tpu": "for TPUs", "here": "for this machine's devices"}
 
-def format_plan(plan: Plan, name: str, chip: Chip) -> str:
+
+def format_plan(plan: Plan, name: str, chip: Chip, compiler: str = "cpu") -> str:
   """One plan, a line each for parts, what is sent and times."""
   lines = [f"{_mesh(plan)} on {name}, a batch of {plan.batch_size:,}", "", "bytes of each device"]
   lines += [f"  {part:<14}{_size(size):>12}" for part, size in plan.memory.items()]
@@ -26,7 +28,7 @@ def format_plan(plan: Plan, name: str, chip: Chip) -> str:
   lines += [
     f"so {_time(plan.step_seconds)}, at most {plan.utilisation:.1%} of the chips' FLOPs",
     f"largest batch  {_batch(plan)}",
-    f"compiled in    {plan.compile_seconds:.0f} s",
+    f"compiled {_COMPILERS[compiler]} in {plan.compile_seconds:.0f} s",
   ]
   return "\n".join(lines)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -35,23 +35,26 @@ STUDENT_RULES: Rules = {
 TEACHER_RULES = STUDENT_RULES
 
 
-def make_mesh(*, data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
+def make_mesh(
+  *, data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[Any] | None = None
+) -> Mesh:
   """A mesh with the axes data, fsdp and tensor over the first devices.
 
   Args:
     data: devices along which batches are split and weights repeated; -1 fills what is left.
     fsdp: devices along which batches and weights are both split; may be the one that is -1.
     tensor: devices along which wide weight axes are split; may be the one that is -1.
+    devices: to take instead of JAX's own.
 
   Returns:
-    A mesh of Auto axes. A smaller product than the number of devices uses the first ones, in a
-    single process only.
+    A mesh of Auto axes. On TPUs neighbours along an axis are neighbours in the slice where that can
+    be. A smaller product than the number of devices uses the first ones, in a single process only.
 
   Raises:
     KdjaxError: sizes that are not positive or -1, or more than there are devices.
   """
   sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
-  devices = jax.devices()
+  devices = jax.devices() if devices is None else devices
   bad = {name: size for name, size in sizes.items() if size != -1 and size < 1}
   if bad or sum(size == -1 for size in sizes.values()) > 1:
     raise KdjaxError(
@@ -72,8 +75,12 @@ def make_mesh(*, data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
       f"config.mesh = {sizes} uses {wanted} of {len(devices)} devices; with several processes"
       " every device must be used"
     )
-  grid = np.asarray(devices[:wanted]).reshape(tuple(sizes.values()))
-  return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+  types = (AxisType.Auto,) * len(AXES)
+  try:
+    return jax.make_mesh(tuple(sizes.values()), AXES, types, devices=devices[:wanted])
+  except NotImplementedError:  # axes that do not fit those of the slice
+    grid = np.asarray(devices[:wanted]).reshape(tuple(sizes.values()))
+    return Mesh(grid, AXES, axis_types=types)
 
 
 def teacher_rules(overrides: Rules) -> Rules:
