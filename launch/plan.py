@@ -38,6 +38,8 @@ def job(config, stop) -> None:
   sizes, chip = parse_mesh(MESH.value), chip_of(CHIP.value)
   wanted = layouts(sizes) if ALTERNATIVES.value else {"asked for": sizes}
   compiler = choose(COMPILER.value, CHIP.value)
+  if compiler == "tpu":  # whose programs JAX cannot read back
+    jax.config.update("jax_enable_compilation_cache", False)
   devices = devices_of(compiler, CHIP.value, math.prod(sizes.values()))
   plans, refused = {}, {}
   for name, own in wanted.items():

@@ -187,9 +187,7 @@ def rows_apart(hidden: Any) -> Any:
   activations, which is slower and needs more memory (ZeRO-3 is what the layout is for). Rows that
   do not divide, as of a text that is written, are left to it.
   """
-  mesh = jax.sharding.get_abstract_mesh()
-  axes = tuple(axis for axis in BATCH_AXES if not mesh.empty and mesh.shape.get(axis, 1) > 1)
-  ways = math.prod(mesh.shape[axis] for axis in axes)
+  axes, ways = row_axes()
 
   def one(array: Array) -> Array:
     if ways == 1 or array.ndim < 2 or array.shape[0] % ways:
@@ -197,6 +195,13 @@ def rows_apart(hidden: Any) -> Any:
     return jax.lax.with_sharding_constraint(array, PartitionSpec(axes))
 
   return jax.tree.map(one, hidden)
+
+
+def row_axes() -> tuple[tuple[str, ...], int]:
+  """The axes that split the rows of a batch on the mesh that is traced for, and into how many."""
+  mesh = jax.sharding.get_abstract_mesh()
+  axes = tuple(axis for axis in BATCH_AXES if not mesh.empty and mesh.shape.get(axis, 1) > 1)
+  return axes, math.prod(mesh.shape[axis] for axis in axes)
 
 
 def check_segment(start: int, stop: int, depth: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kdjax.objectives.unembedding import pull_back, scale
+from kdjax.objectives.unembedding import pull_back, scale, summed, total_of
 from kdjax.outputs import Head
 
 PyTree = Any
@@ -86,9 +86,9 @@ def chunked_sum(
 
     sums = jax.eval_shape(lambda: forward(inputs, weight, closed, fixed, where, weights))
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (sums, list(closed)))
-    total = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, "f4")), weight)
+    total = None if weight is None else total_of(weight, where.shape)
     (sums, total, more), own = jax.lax.scan(body, (zeros[0], total, zeros[1]), parts)
-    total = jax.tree.map(lambda x, like: x.astype(like.dtype), total, weight)
+    total = None if weight is None else summed(total, weight)
     return sums, (_join(own, where), total, more)
 
   def backward(gradients, cotangents):

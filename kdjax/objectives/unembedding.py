@@ -6,8 +6,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
+from kdjax.models.layers import row_axes
 from kdjax.outputs import Head
 
 # Classes per block: a block of a small chunk's gradient stays in a core's cache.
@@ -31,7 +33,7 @@ def pull_back(
     head: its weight is [D, V] or [V, D].
     hidden: what it read.
     gradient: of the product, before bias and cap.
-    total: of the weight's shape, float32 or wider.
+    total: as `total_of` begins it.
 
   Returns:
     (gradient of the states, in their dtype; total with the gradient of the weight).
@@ -44,6 +46,43 @@ def pull_back(
     rows, columns, head.weight.astype(rows.dtype), total, cpu=blocks, default=whole
   )
   return states.astype(hidden.dtype).reshape(hidden.shape), total
+
+
+def total_of(weight: Array, shape: tuple[int, ...]) -> Array:
+  """Zeros to add the gradient of a head's weight to, chunk by chunk; see `summed`.
+
+  On a mesh that splits rows each part of them has a sum of its own, [parts, *weight.shape], until
+  all chunks are done: the gradient then travels once and not with every chunk. It is as large on
+  each device as the weight that is gathered there to take the products.
+
+  Args:
+    weight: [D, V] or [V, D].
+    shape: of the positions, (B,) or (B, T); chunks of (B,) cut rows themselves, and those of a mesh
+      that does not divide B cannot be told apart: they share one sum of the weight's shape.
+  """
+  dtype = jnp.promote_types(weight.dtype, jnp.float32)
+  axes, ways = row_axes()
+  if ways == 1 or len(shape) == 1 or shape[0] % ways:
+    return jnp.zeros(weight.shape, dtype)
+  own = PartitionSpec(axes, *[PartitionSpec.UNCONSTRAINED] * weight.ndim)
+  return jax.lax.with_sharding_constraint(jnp.zeros((ways, *weight.shape), dtype), own)
+
+
+def summed(total: Array, weight: Array) -> Array:
+  """The gradient of a weight from what `pull_back` has added up, in its shape and dtype.
+
+  The last axis is added up first: along it weights are split, so that of its sum each device keeps
+  a slice, and only slices travel along the other.
+  """
+  if total.ndim > weight.ndim:
+    axes, _ = row_axes()
+    mesh = jax.sharding.get_abstract_mesh()
+    total = total.reshape(*(mesh.shape[axis] for axis in axes), *weight.shape)
+    for last in reversed(range(len(axes))):
+      total = total.sum(last)
+      own = PartitionSpec(*axes[:last], *[PartitionSpec.UNCONSTRAINED] * weight.ndim)
+      total = jax.lax.with_sharding_constraint(total, own)
+  return total.astype(weight.dtype)
 
 
 def scale(total: Array, factor: Array, *, tied: bool) -> Array:
@@ -72,10 +111,12 @@ def scale(total: Array, factor: Array, *, tied: bool) -> Array:
 
 
 def _whole(rows, columns, weight, total, *, tied: bool):
-  to_states, to_weight = ("nv,vd->nd", "nv,nd->vd") if tied else ("nv,dv->nd", "nd,nv->dv")
-  states = _einsum(to_states, columns, weight)
+  states = _einsum("nv,vd->nd" if tied else "nv,dv->nd", columns, weight)
   operands = (columns, rows) if tied else (rows, columns)
-  return states, total + _einsum(to_weight, *operands).astype(total.dtype)
+  if total.ndim == weight.ndim:
+    return states, total + _einsum("na,nb->ab", *operands).astype(total.dtype)
+  parts = (x.reshape(len(total), -1, x.shape[-1]) for x in operands)
+  return states, total + _einsum("sna,snb->sab", *parts).astype(total.dtype)
 
 
 def _blocks(rows, columns, weight, total, *, tied: bool):

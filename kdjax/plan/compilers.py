@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 from jax.experimental import topologies
+from jax.sharding import SingleDeviceSharding
 
 from kdjax.errors import KdjaxError
 
@@ -63,10 +64,20 @@ def devices_of(compiler: str, chip: str, count: int) -> Sequence[Any]:
   for variable, value in _NO_TPU.items():
     os.environ.setdefault(variable, value)
   more = {"num_slices": slices} if slices > 1 else {}
+  # libtpu ends a process whose XLA_FLAGS have one that is not its own, such as those of CPUs. It
+  # reads them with its first program, JAX's own compiler with its first device.
+  jax.devices()
+  flags = os.environ.pop("XLA_FLAGS", None)
   try:
-    return topologies.get_topology_desc(name, platform="tpu", **more).devices
+    devices = topologies.get_topology_desc(name, platform="tpu", **more).devices
+    one = SingleDeviceSharding(devices[0])
+    jax.jit(lambda: 0, out_shardings=one).lower().compile()
+    return devices
   except RuntimeError as error:
     raise KdjaxError(f"libtpu describes no {name}: {error}; try --compiler=cpu") from error
+  finally:
+    if flags is not None:
+      os.environ["XLA_FLAGS"] = flags
 
 
 def slice_of(chip: str, count: int) -> tuple[str, int]:

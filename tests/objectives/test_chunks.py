@@ -11,6 +11,8 @@ from kdjax.objectives.chunks import chunked_sum, sum_chunks
 from kdjax.objectives.tokens import map_logits
 from kdjax.objectives.unembedding import BLOCK, pull_back, scale
 from kdjax.outputs import Head, Outputs
+from kdjax.plan.collectives import by_kind, collectives
+from kdjax.train.loop import jit_on
 from kdjax.train.mesh import make_mesh
 
 BATCH, TIME, WIDTH, VOCAB = 4, 7, 6, 11
@@ -89,6 +91,35 @@ def test_over_eight_devices_it_is_the_same():
   )
   for given, own in zip(step(hidden, kernel), wanted, strict=True):
     np.testing.assert_allclose(given, own, atol=2e-6)
+
+
+@pytest.mark.parametrize("sizes", [{"data": 2, "fsdp": 4}, {"data": 4, "tensor": 2}], ids=str)
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_gradient_of_a_heads_weight_travels_once_and_not_with_every_chunk(tied, sizes):
+  rows, classes = 8, 16
+  hidden, told = draw(0, rows, TIME, 8), draw(1, rows, TIME, classes)
+  weight = draw(2, *((classes, 8) if tied else (8, classes)))
+  where = jnp.ones((rows, TIME), bool)
+  fn = lambda logits, told, where: (losses.forward_kl(logits, told, where=where), {})  # noqa: E731
+
+  def loss(hidden, weight, told):
+    return chunked_sum(fn, hidden, told, where, where, 1, Head(weight, tied=tied))[0]
+
+  mesh = make_mesh(data=sizes["data"], fsdp=sizes.get("fsdp", 1), tensor=sizes.get("tensor", 1))
+  split = PartitionSpec("tensor", "fsdp") if tied else PartitionSpec("fsdp", "tensor")
+  lies = [NamedSharding(mesh, s) for s in (PartitionSpec(("data", "fsdp")), split)]
+  step = jit_on(
+    mesh, jax.grad(loss, argnums=(0, 1)), in_shardings=(*lies, lies[0]), out_shardings=tuple(lies)
+  )
+  given = step(hidden, weight, told)
+  for own, wanted in zip(given, jax.grad(loss, argnums=(0, 1))(hidden, weight, told), strict=True):
+    np.testing.assert_allclose(own, wanted, atol=1e-5)
+  sent = by_kind(collectives(step.lower(hidden, weight, told).compile().as_text(), mesh))
+  size = 4 * weight.size
+  if "fsdp" in sizes:
+    assert sent["reduce-scatter", ("fsdp",)] == size and sent["all-reduce", ("data",)] == size // 4
+  else:
+    assert sent["all-reduce", ("data",)] in (size // 2, size // 2 + 4)  # the loss may come with it
 
 
 def test_what_is_masked_may_be_nan():
