@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from benchmarks.table import Row, emit
 from kdjax import models, objectives, programs
 from kdjax.train.loop import compile_program
 from kdjax.train.mesh import make_mesh
@@ -49,6 +50,8 @@ def main() -> None:
   for depth, times in zip(DEPTHS, zip(*pairs, strict=True), strict=True):
     print(f"{depth:2d} layers: {statistics.median(times):.2f} s")
   print("ratios:", ", ".join(f"{deep / shallow:.2f}" for shallow, deep in pairs))
+  shallow, deep = (statistics.median(times) for times in zip(*pairs, strict=True))
+  emit([Row("compiling 48 layers", deep, shallow, "s", "6 layers")])
 
 
 if __name__ == "__main__":

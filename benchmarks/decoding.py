@@ -1,6 +1,6 @@
 """Tokens a second of kdjax beside `generate` of transformers (PyTorch): one model, one machine.
 
-  python benchmarks/decoding.py --pytorch=PYTHON [--batches=1,8] [--prompt=32] [--new=64]
+  python -m benchmarks.decoding --pytorch=PYTHON [--batches=1,8] [--prompt=32] [--new=64]
 
 SmolLM2-135M in float32, greedy, prompts of random tokens; the texts are compared. Each side lives
 in a process of its own, PyTorch in the interpreter given by --pytorch. The two generate in turn,
@@ -125,6 +125,8 @@ def main() -> None:
   if arguments.side:
     answer(arguments)
     return
+  from benchmarks.table import Row, emit  # the other side's Python may not have the project
+
   with tempfile.TemporaryDirectory() as parent:
     folder = f"{parent}/model"
     export(folder)
@@ -144,6 +146,8 @@ def main() -> None:
         f" {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f} over"
         f" {arguments.rounds} rounds); {100 * same:.0f}% of the texts are the same"
       )
+      per_token = [1e3 / speed for speed in (ours, theirs)]
+      emit([Row(f"writing, batch {batch}: a token", *per_token, "ms", "transformers")])
     for side in sides.values():
       side.close()
 

@@ -1,6 +1,6 @@
 """A distillation step of kdjax beside the same mathematics in PyTorch eager: time and memory.
 
-  python benchmarks/language_model_step.py --pytorch=PYTHON [--rows=4] [--tokens=256] [--rounds=3]
+  python -m benchmarks.language_model_step --pytorch=PYTHON [--rows=4] [--tokens=256] [--rounds=3]
 
 SmolLM2-135M (float32) teaches a student of six of its layers by full-vocabulary forward KL; AdamW.
 PyTorch runs `transformers` models with fused AdamW, in the interpreter given by --pytorch. The two
@@ -136,13 +136,15 @@ def main() -> None:
       for line in done.stderr.splitlines():
         if line.startswith("planned"):
           print(line)
+  from benchmarks.table import Row, emit  # the other side's Python may not have the project
+
   size = f"{arguments.rows} x {arguments.tokens} tokens"
   print(f"{size}, {arguments.rounds} rounds of {arguments.steps} steps")
   for name, unit in (("seconds", "s"), ("peak_gb", "GB")):
     ours, theirs = (statistics.median(r[name] for r in found[side]) for side in found)
-    print(
-      f"{name:8s} kdjax {ours:.2f} {unit}, PyTorch {theirs:.2f} {unit}, ratio {ours / theirs:.3f}"
-    )
+    bar = {"seconds": 1.0, "peak_gb": 0.6}[name]
+    what = {"seconds": "time", "peak_gb": "peak memory"}[name]
+    emit([Row(f"distillation step, {size}, {what}", ours, theirs, unit, "PyTorch eager", bar)])
 
 
 if __name__ == "__main__":
