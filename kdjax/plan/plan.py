@@ -25,9 +25,10 @@ from kdjax.train.mesh import (
   BATCH,
   batch_sharding,
   check_batch,
-  data_shard,
+  check_sequence,
   make_mesh,
   teacher_rules,
+  whole_shapes,
 )
 from kdjax.train.pretrained import build_teacher
 from kdjax.train.stages import stages_of
@@ -138,6 +139,7 @@ def lay_out(config: Config, sizes: Mapping[str, int], devices: Sequence[Any] | N
   config = stages_of(config)[-1].config | {"mesh": dict(sizes)}
   mesh = make_mesh(**sizes, devices=devices)
   check_batch(config["batch_size"], mesh)
+  check_sequence(config["data"], mesh)
   check_batch(config["eval"]["batch_size"], mesh, field="config.eval.batch_size")
   data = load_data(config["data"])
   teacher = None
@@ -148,12 +150,9 @@ def lay_out(config: Config, sizes: Mapping[str, int], devices: Sequence[Any] | N
   program, _ = build_program(config, data.whole, teacher)
   read = open_data(config, data, mesh, program.streams, prepare_on=program.prepare_on)
   read = follow_domains(config, data, program, read, mesh)
+  own = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, next(read.stream)))
   # The devices may be those of several hosts, of which this process reads for one.
-  _, hosts = data_shard(batch_sharding(mesh), config["batch_size"])
-  batch = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct((x.shape[0] * hosts, *x.shape[1:]), x.dtype),
-    jax.eval_shape(lambda: jax.tree.map(jnp.asarray, next(read.stream))),
-  )
+  batch = whole_shapes(own, batch_sharding(mesh), config["batch_size"])
   rules = teacher_rules(config["teacher"].get("rules", {}))
   return Step(mesh, compile_program(program, mesh, batch, rules=rules), batch)
 

@@ -33,7 +33,14 @@ from kdjax.train.domains import follow_domains
 from kdjax.train.emulated_teacher import prepare_emulated
 from kdjax.train.emulation import parts_of
 from kdjax.train.loop import compile_program
-from kdjax.train.mesh import check_batch, make_mesh, teacher_rules
+from kdjax.train.mesh import (
+  batch_sharding,
+  check_batch,
+  check_sequence,
+  make_mesh,
+  teacher_rules,
+  whole_shapes,
+)
 from kdjax.train.metrics import curves, read_metrics
 from kdjax.train.pretrained import build_teacher, teacher_config, trains_teacher
 from kdjax.train.queries import check_rounds
@@ -214,6 +221,7 @@ def trace(config: Config, teacher: Teacher | None) -> list[str]:
   """Traces one run; the names of its final scalar metrics."""
   mesh = make_mesh(**config["mesh"])
   check_batch(config["batch_size"], mesh)
+  check_sequence(config["data"], mesh)
   check_batch(config["eval"]["batch_size"], mesh, field="config.eval.batch_size")
   data = load_data(config["data"])
   program, _ = build_program(config, data.whole, teacher)
@@ -222,6 +230,9 @@ def trace(config: Config, teacher: Teacher | None) -> list[str]:
   batch, held_out = jax.eval_shape(
     lambda: jax.tree.map(jnp.asarray, (next(read.stream), next(iter(read.evaluation()))))
   )
+  rows = batch_sharding(mesh)
+  batch = whole_shapes(batch, rows, config["batch_size"])
+  held_out = whole_shapes(held_out, rows, config["eval"]["batch_size"])
   rules = teacher_rules(config["teacher"].get("rules", {}))
   compiled = compile_program(program, mesh, batch, rules=rules)
   jax.eval_shape(compiled.step, compiled.abstract_state, program.frozen, batch)

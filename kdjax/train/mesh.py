@@ -17,7 +17,7 @@ from kdjax.resolve import hint
 PyTree = Any
 LOG = logging.getLogger("kdjax")
 Rules = Mapping[str, str | tuple[str, ...] | None]
-AXES = ("data", "fsdp", "tensor")
+AXES = ("data", "fsdp", "sequence", "tensor")
 BATCH = ("data", "fsdp")
 
 # Logical axis of a weight to mesh axis. The student trains with its weights gathered layer by
@@ -36,13 +36,20 @@ TEACHER_RULES = STUDENT_RULES
 
 
 def make_mesh(
-  *, data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[Any] | None = None
+  *,
+  data: int = -1,
+  fsdp: int = 1,
+  sequence: int = 1,
+  tensor: int = 1,
+  devices: Sequence[Any] | None = None,
 ) -> Mesh:
-  """A mesh with the axes data, fsdp and tensor over the first devices.
+  """A mesh with the axes data, fsdp, sequence and tensor over the first devices.
 
   Args:
     data: devices along which batches are split and weights repeated; -1 fills what is left.
     fsdp: devices along which batches and weights are both split; may be the one that is -1.
+    sequence: devices along which the texts of a batch are split, for long ones: each has a part of
+      every text and the keys and values of all; may be the one that is -1.
     tensor: devices along which wide weight axes are split; may be the one that is -1.
     devices: to take instead of JAX's own.
 
@@ -53,7 +60,7 @@ def make_mesh(
   Raises:
     KdjaxError: sizes that are not positive or -1, or more than there are devices.
   """
-  sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
+  sizes = {"data": data, "fsdp": fsdp, "sequence": sequence, "tensor": tensor}
   devices = jax.devices() if devices is None else devices
   bad = {name: size for name, size in sizes.items() if size != -1 and size < 1}
   if bad or sum(size == -1 for size in sizes.values()) > 1:
@@ -139,6 +146,17 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(BATCH))
 
 
+def check_sequence(data: Mapping[str, Any], mesh: Mesh) -> None:
+  """Raises KdjaxError unless the texts of `config.data` divide over the mesh's sequence axis."""
+  parts, length = mesh.shape["sequence"], data.get("sequence_length")
+  if parts > 1 and (length is None or length % parts):
+    told = "are no texts" if length is None else f"have sequence_length = {length}"
+    raise KdjaxError(
+      f"config.mesh.sequence = {parts} splits texts into equal parts, but config.data {told}; take"
+      " a length that it divides, or 1"
+    )
+
+
 def check_batch(batch_size: int, mesh: Mesh, *, field: str = "config.batch_size") -> None:
   """Raises KdjaxError unless the global batch divides over the mesh's batch axes."""
   ways = math.prod(mesh.shape[axis] for axis in BATCH)
@@ -161,6 +179,14 @@ def data_shard(sharding: NamedSharding, batch_size: int) -> tuple[int, int]:
     rows.setdefault(device.process_index, set()).add((start, stop))
   shares = sorted({tuple(sorted(share)) for share in rows.values()})
   return shares.index(tuple(sorted(rows[jax.process_index()]))), len(shares)
+
+
+def whole_shapes(batch: PyTree, sharding: NamedSharding, batch_size: int) -> PyTree:
+  """Shapes of the batch of all processes together, from this process's rows of it."""
+  _, count = data_shard(sharding, batch_size)
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct((x.shape[0] * count, *x.shape[1:]), x.dtype), batch
+  )
 
 
 def place(batch: PyTree, sharding: NamedSharding) -> PyTree:

@@ -7,8 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
+from jax.sharding import SingleDeviceSharding
+from orbax.checkpoint import StandardCheckpointer
 
+from kdjax.signals import Cache
 from tests import xla
 from tests.end_to_end.text import text_folder
 
@@ -113,6 +118,80 @@ def test_two_processes_follow_the_domains_as_one_does(tmp_path, text):
     assert two == pytest.approx(one, rel=1e-3)
   # Hosts with mixtures of their own would have made batches of other rows.
   assert nll[0] == nll[1] == pytest.approx(nll[2], rel=1e-3)
+
+
+LANGUAGE_MODEL = """
+import json, sys
+from pathlib import Path
+from kdjax.data import pipeline
+from kdjax.train.cache import cache_teacher
+from kdjax.train.cache_session import CacheOptions, open_session
+from kdjax.train.job import run_job
+from launch.processes import join_processes
+from tests.end_to_end.text import config_of
+
+join_processes()
+text, workdir = map(Path, sys.argv[1:])
+read, ordered = set(), pipeline._TrainingBatches._ordered
+
+def noted(self, rows):
+  read.update(map(int, rows))
+  return ordered(self, rows)
+
+pipeline._TrainingBatches._ordered = noted
+config = config_of(
+  text, mesh__data=2, mesh__fsdp=2, total_steps=4, eval__every=4, checkpoint__every=4,
+  samples__prompts=[],
+)
+config["teacher"]["train"]["total_steps"] = 4
+run_job(config, workdir)
+read = sorted(row for row in read if row < 4 * config["batch_size"])  # and none read ahead
+config["teacher"]["checkpoint"] = str(workdir / "teacher")
+session = open_session(config, CacheOptions(kind="hidden", dtype="float32", rows_per_shard=4))
+cache_teacher(session, workdir / "cache")
+source = session.source
+keys = [key.hex() for row in range(len(source.rows)) for key, *_ in source.rows.spans(row)]
+print(json.dumps({"read": read, "keys": keys}))
+"""
+
+
+def weights(folder: Path):
+  """What was saved on other devices, here on one."""
+  one, reading = SingleDeviceSharding(jax.devices()[0]), StandardCheckpointer()
+  return reading.restore(
+    folder,
+    jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one),
+      reading.metadata(folder).item_metadata.tree,
+    ),
+  )
+
+
+def test_four_processes_train_and_store_what_one_does_and_each_reads_its_rows(tmp_path, text):
+  def begin(name: str, devices: int, **environment: str):
+    return subprocess.Popen(
+      [sys.executable, "-c", LANGUAGE_MODEL, text, tmp_path / name],
+      cwd=ROOT,
+      env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla.flags(devices)} | environment,
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+
+  cluster = {"JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}", "JAX_NUM_PROCESSES": "4"}
+  started = [begin("one", 4)]
+  started += [begin("four", 1, JAX_PROCESS_ID=str(i), **cluster) for i in range(4)]
+  said = [process.communicate(timeout=600)[0] for process in started]
+  assert [process.returncode for process in started] == [0] * 5, said
+  alone, *each = (json.loads(words.splitlines()[-1]) for words in said)
+  for folder in ("checkpoints", "teacher/checkpoints"):
+    one, four = (weights(tmp_path / name / folder / "4" / "params") for name in ("one", "four"))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one, four)
+  rows = [set(process["read"]) for process in each]
+  assert set.union(*rows) == set(alone["read"]) and sum(map(len, rows)) == len(alone["read"])
+  keys = [bytes.fromhex(key) for key in alone["keys"]]
+  one, four = (Cache(tmp_path / name / "cache").read(keys) for name in ("one", "four"))
+  for own, wanted in zip(four, one, strict=True):
+    np.testing.assert_allclose(own["hidden"], wanted["hidden"], atol=1e-4)
 
 
 def test_half_a_cluster_is_told(tmp_path):
