@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
   # "10:13": a trace of steps 10, 11 and 12 goes to WORKDIR/profile. Also --profile_steps.
   config.profile = ""
   # Sizes of the mesh axes; -1 fills with the devices that are left.
-  config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
+  config.mesh = {"data": -1, "fsdp": 1, "sequence": 1, "tensor": 1}
   config.data = {
     "name": "digits",
     "path": "",  # a folder; "" is the source's default

@@ -18,6 +18,7 @@ from kdjax.models.expressions import resolve
 from kdjax.outputs import Head, Outputs
 
 BATCH_AXES = ("data", "fsdp")  # of a mesh: those that split the rows of a batch
+SEQUENCE_AXIS = "sequence"  # that splits the places of a row
 Names = tuple[str | None, ...]
 
 # What the backward pass keeps of a layer besides its input. "mlp" keeps the tagged arrays, each as
@@ -180,7 +181,7 @@ def scan_layers(
 
 
 def rows_apart(hidden: Any) -> Any:
-  """Activations with their rows split as those of a batch, on the mesh that is traced for.
+  """Activations with rows and places split as those of a batch, on the mesh that is traced for.
 
   Weights that are split along the same axis are then gathered, layer by layer. Without this word
   XLA may as well leave the weights where they are, give each device the rows of all, and add up
@@ -188,11 +189,16 @@ def rows_apart(hidden: Any) -> Any:
   do not divide, as of a text that is written, are left to it.
   """
   axes, ways = row_axes()
+  parts = sequence_parts()
 
   def one(array: Array) -> Array:
-    if ways == 1 or array.ndim < 2 or array.shape[0] % ways:
+    if array.ndim < 2 or array.shape[0] % ways:
       return array
-    return jax.lax.with_sharding_constraint(array, PartitionSpec(axes))
+    along = array.ndim == 3 and parts > 1 and array.shape[1] % parts == 0
+    if ways == 1 and not along:
+      return array
+    spec = (axes or None, SEQUENCE_AXIS) if along else (axes,)
+    return jax.lax.with_sharding_constraint(array, PartitionSpec(*spec))
 
   return jax.tree.map(one, hidden)
 
@@ -202,6 +208,12 @@ def row_axes() -> tuple[tuple[str, ...], int]:
   mesh = jax.sharding.get_abstract_mesh()
   axes = tuple(axis for axis in BATCH_AXES if not mesh.empty and mesh.shape.get(axis, 1) > 1)
   return axes, math.prod(mesh.shape[axis] for axis in axes)
+
+
+def sequence_parts() -> int:
+  """Into how many parts the mesh that is traced for splits the places of a row."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return 1 if mesh.empty else mesh.shape.get(SEQUENCE_AXIS, 1)
 
 
 def check_segment(start: int, stop: int, depth: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from kdjax.models.layers import sequence_parts
 from kdjax.objectives.unembedding import pull_back, scale, summed, total_of
 from kdjax.outputs import Head
 
@@ -86,7 +87,7 @@ def chunked_sum(
 
     sums = jax.eval_shape(lambda: forward(inputs, weight, closed, fixed, where, weights))
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (sums, list(closed)))
-    total = None if weight is None else total_of(weight, where.shape)
+    total = None if weight is None else total_of(weight, parts[2].shape[1:])
     (sums, total, more), own = jax.lax.scan(body, (zeros[0], total, zeros[1]), parts)
     total = None if weight is None else summed(total, weight)
     return sums, (_join(own, where), total, more)
@@ -118,15 +119,20 @@ def _weighted(values: jax.Array, weights: jax.Array) -> jax.Array:
 def _split(tree: PyTree, where: jax.Array, chunk_size: int) -> PyTree:
   """Every array cut along the last axis of `where`, the cuts along a new first axis.
 
-  Chunks run along the time axis, which meshes leave whole, or along the batch axis for [B] values.
-  The last chunk is filled up with zeros, which is False for `where`.
+  Chunks run along the time axis, or along the batch axis for [B] values. Where a mesh splits the
+  time axis they run along its parts, all at once. The last chunk is filled up with zeros, which is
+  False for `where`.
   """
   axis = where.ndim - 1
-  length = where.shape[axis]
+  parts = _parts_of(where)
+  length = where.shape[axis] // parts
   size = min(chunk_size, length)
   number = -(-length // size)
 
   def split(x):
+    if parts > 1:  # a part of a row is a row of its own, [parts * B, T / parts]
+      x = x.reshape(x.shape[0], parts, length, *x.shape[2:])
+      x = jnp.moveaxis(x, 1, 0).reshape(-1, length, *x.shape[3:])
     pad = [(0, 0)] * x.ndim
     pad[axis] = (0, number * size - length)
     x = jnp.pad(x, pad)
@@ -138,14 +144,25 @@ def _split(tree: PyTree, where: jax.Array, chunk_size: int) -> PyTree:
 def _join(tree: PyTree, where: jax.Array) -> PyTree:
   """Undoes `_split`."""
   axis = where.ndim - 1
-  length = where.shape[axis]
+  parts = _parts_of(where)
+  length = where.shape[axis] // parts
 
   def join(x):
     x = jnp.moveaxis(x, 0, axis)
     x = x.reshape(x.shape[:axis] + (-1,) + x.shape[axis + 2 :])
-    return jax.lax.slice_in_dim(x, 0, length, axis=axis)
+    x = jax.lax.slice_in_dim(x, 0, length, axis=axis)
+    if parts > 1:
+      x = jnp.moveaxis(x.reshape(parts, -1, *x.shape[1:]), 0, 1)
+      x = x.reshape(x.shape[0], parts * length, *x.shape[3:])
+    return x
 
   return jax.tree.map(join, tree)
+
+
+def _parts_of(where: jax.Array) -> int:
+  """Into how many parts a mesh splits the time axis, where it divides it."""
+  parts = sequence_parts()
+  return 1 if where.ndim < 2 or where.shape[1] % parts else parts
 
 
 def _first(tree: PyTree) -> PyTree:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
-from kdjax.models.layers import row_axes
+from kdjax.models.layers import SEQUENCE_AXIS, row_axes, sequence_parts
 from kdjax.outputs import Head
 
 # Classes per block: a block of a small chunk's gradient stays in a core's cache.
@@ -57,11 +57,12 @@ def total_of(weight: Array, shape: tuple[int, ...]) -> Array:
 
   Args:
     weight: [D, V] or [V, D].
-    shape: of the positions, (B,) or (B, T); chunks of (B,) cut rows themselves, and those of a mesh
-      that does not divide B cannot be told apart: they share one sum of the weight's shape.
+    shape: of the positions in a chunk's layout, (B,) or (rows, places); chunks of (B,) cut rows
+      themselves, and those of a mesh that does not divide B cannot be told apart: they share one
+      sum of the weight's shape.
   """
   dtype = jnp.promote_types(weight.dtype, jnp.float32)
-  axes, ways = row_axes()
+  axes, ways = _parts()
   if ways == 1 or len(shape) == 1 or shape[0] % ways:
     return jnp.zeros(weight.shape, dtype)
   own = PartitionSpec(axes, *[PartitionSpec.UNCONSTRAINED] * weight.ndim)
@@ -75,7 +76,7 @@ def summed(total: Array, weight: Array) -> Array:
   a slice, and only slices travel along the other.
   """
   if total.ndim > weight.ndim:
-    axes, _ = row_axes()
+    axes, _ = _parts()
     mesh = jax.sharding.get_abstract_mesh()
     total = total.reshape(*(mesh.shape[axis] for axis in axes), *weight.shape)
     for last in reversed(range(len(axes))):
@@ -83,6 +84,13 @@ def summed(total: Array, weight: Array) -> Array:
       own = PartitionSpec(*axes[:last], *[PartitionSpec.UNCONSTRAINED] * weight.ndim)
       total = jax.lax.with_sharding_constraint(total, own)
   return total.astype(weight.dtype)
+
+
+def _parts() -> tuple[tuple[str, ...], int]:
+  """The axes that positions lie along, places first as in a chunk; how many parts they make."""
+  axes, ways = row_axes()
+  places = sequence_parts()
+  return (SEQUENCE_AXIS, *axes) if places > 1 else axes, ways * places
 
 
 def scale(total: Array, factor: Array, *, tied: bool) -> Array:

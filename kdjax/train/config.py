@@ -21,7 +21,7 @@ FIELDS: Mapping[str, Any] = {
   "batch_size": int,
   "on_nonfinite": str,
   "profile": str,
-  "mesh": {"data": int, "fsdp": int, "tensor": int},
+  "mesh": {"data": int, "fsdp": int, "sequence": int, "tensor": int},
   "data": dict,
   "domain_weights": dict,
   "selection": dict,

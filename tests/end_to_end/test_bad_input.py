@@ -131,7 +131,7 @@ CONFIG_MISTAKES = {
     ["config.program.virtual_learning_rate is missing"],
   ),
   "top field": ({"optimzer": {}}, ["config.optimzer", "'optimizer'?"]),
-  "mesh field": ({"mesh.dta": 1}, ["config.mesh.dta", "data, fsdp, tensor"]),
+  "mesh field": ({"mesh.dta": 1}, ["config.mesh.dta", "data, fsdp, sequence, tensor"]),
   "checkpoint field": ({"checkpoint.evry": 1}, ["config.checkpoint.evry", "'every'?"]),
   "teacher field": ({"teacher.checkpont": "x"}, ["config.teacher.checkpont", "'checkpoint'?"]),
   "teacher's run": (

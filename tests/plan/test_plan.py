@@ -21,7 +21,7 @@ from kdjax.plan.plan import (
 )
 from kdjax.plan.table import as_json, format_plan, format_table
 
-DATA, SPLIT = {"data": 8, "fsdp": 1, "tensor": 1}, {"data": 1, "fsdp": 8, "tensor": 1}
+DATA, SPLIT = parse_mesh("data:8"), parse_mesh("fsdp:8")
 
 
 def config(**fields):
@@ -100,15 +100,15 @@ def test_the_largest_batch_is_on_a_line_through_two():
 
 
 def test_layouts_use_as_many_devices_each_and_none_twice():
-  assert layouts({"data": 16, "fsdp": 16, "tensor": 1}) == {
-    "asked for": {"data": 16, "fsdp": 16, "tensor": 1},
-    "data-parallel": {"data": 256, "fsdp": 1, "tensor": 1},
-    "ZeRO-3": {"data": 1, "fsdp": 256, "tensor": 1},
-    "ZeRO-3 in groups": {"data": 32, "fsdp": 8, "tensor": 1},
-    "tensor-parallel": {"data": 32, "fsdp": 1, "tensor": 8},
+  assert layouts({"data": 16, "fsdp": 16, "sequence": 1, "tensor": 1}) == {
+    "asked for": {"data": 16, "fsdp": 16, "sequence": 1, "tensor": 1},
+    "data-parallel": {"data": 256, "fsdp": 1, "sequence": 1, "tensor": 1},
+    "ZeRO-3": {"data": 1, "fsdp": 256, "sequence": 1, "tensor": 1},
+    "ZeRO-3 in groups": {"data": 32, "fsdp": 8, "sequence": 1, "tensor": 1},
+    "tensor-parallel": {"data": 32, "fsdp": 1, "sequence": 1, "tensor": 8},
   }
   assert "data-parallel" not in layouts(DATA)
-  assert layouts({"data": 1, "fsdp": 1, "tensor": 1}).keys() == {"asked for"}
+  assert layouts({"data": 1, "fsdp": 1, "sequence": 1, "tensor": 1}).keys() == {"asked for"}
 
 
 def test_tables_and_json_hold_the_same(plans):

@@ -20,11 +20,12 @@ from kdjax.train.mesh import (
 @pytest.mark.parametrize(
   ("sizes", "shape"),
   [
-    ({}, (8, 1, 1)),
-    ({"data": 2, "fsdp": -1}, (2, 4, 1)),
-    ({"data": 2, "fsdp": 2, "tensor": 2}, (2, 2, 2)),
-    ({"data": 1}, (1, 1, 1)),  # fewer than there are: the first devices
-    ({"data": 1, "tensor": 4}, (1, 1, 4)),
+    ({}, (8, 1, 1, 1)),
+    ({"data": 2, "fsdp": -1}, (2, 4, 1, 1)),
+    ({"data": 2, "fsdp": 2, "tensor": 2}, (2, 2, 1, 2)),
+    ({"data": 1}, (1, 1, 1, 1)),  # fewer than there are: the first devices
+    ({"data": 1, "tensor": 4}, (1, 1, 1, 4)),
+    ({"data": 2, "sequence": 4}, (2, 1, 4, 1)),
   ],
 )
 def test_minus_one_fills_what_is_left(sizes, shape):

@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float
 
 from kdjax.errors import KdjaxError
 from kdjax.models import checks
-from kdjax.models.layers import named
+from kdjax.models.layers import named, row_axes, sequence_parts
 from kdjax.models.transformer.norm import Norm
 from kdjax.models.transformer.positions import rotate
 from kdjax.models.transformer.spec import Spec
@@ -57,7 +58,15 @@ def attend(
   Raises:
     KdjaxError: cuDNN, a mask and an odd length, which it has no gradient for.
   """
+  parts = sequence_parts()
+  if parts > 1 and key.shape[1] % parts == 0:
+    key, value = _of_all_places(key), _of_all_places(value)
   if softcap is None and not probabilities and query.shape[1] > 1:
+    if implementation == "cudnn" and parts > 1:
+      raise KdjaxError(
+        f"attention = 'cudnn' of texts that {parts} devices share (config.mesh.sequence): its"
+        " kernels want whole ones; set attention = 'auto'"
+      )
     if implementation == "auto":
       implementation = "cudnn" if _cudnn_can(query, mask, bias) else "xla"
     elif implementation == "cudnn" and not _even(mask):
@@ -98,6 +107,14 @@ def attend(
   return out, probs if probabilities else None
 
 
+def _of_all_places(states: Array) -> Array:
+  """Keys or values [B, S, G, K] gathered along the places, which devices share out otherwise."""
+  axes, ways = row_axes()
+  rows = (axes or None) if states.shape[0] % ways == 0 else PartitionSpec.UNCONSTRAINED
+  free = PartitionSpec.UNCONSTRAINED
+  return jax.lax.with_sharding_constraint(states, PartitionSpec(rows, None, free, free))
+
+
 def _even(mask: Array | None) -> bool:
   """Whether cuDNN has a gradient for a mask (or none) of this shape."""
   return mask is None or not (mask.shape[2] % 2 or mask.shape[3] % 2)
@@ -107,6 +124,7 @@ def _cudnn_can(query: Array, mask: Array | None, bias: Array | None) -> bool:
   """Whether cuDNN's kernels can compute it here, of which a whole step took 0.39 of the time."""
   return (
     jax.default_backend() == "gpu"
+    and sequence_parts() == 1
     and query.dtype == jnp.bfloat16
     and bias is None
     and query.shape[-1] % 8 == 0
