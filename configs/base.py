@@ -32,6 +32,9 @@ def get_config() -> ConfigDict:
   # Which training rows are learnt from; see kdjax/data/choices.py.
   config.selection = {"name": "everything"}
   config.student = ConfigDict(convert_dict=True)
+  # Where its weights lie, as {"mlp": None}; what is not named as `STUDENT_RULES` says, see
+  # kdjax/train/mesh.py. Without any on tensor its rows are split along that too.
+  config.student_rules = ConfigDict()
   config.teacher = {
     # Or "ema": the student's moving average; "cached": its stored signals; "emulated": see below.
     "kind": "frozen",

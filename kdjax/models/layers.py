@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import math
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from kdjax.outputs import Head, Outputs
 
 BATCH_AXES = ("data", "fsdp")  # of a mesh: those that split the rows of a batch
 SEQUENCE_AXIS = "sequence"  # that splits the places of a row
+_ROWS = contextvars.ContextVar("rows", default=BATCH_AXES)
 Names = tuple[str | None, ...]
 
 # What the backward pass keeps of a layer besides its input. "mlp" keeps the tagged arrays, each as
@@ -206,8 +208,22 @@ def rows_apart(hidden: Any) -> Any:
 def row_axes() -> tuple[tuple[str, ...], int]:
   """The axes that split the rows of a batch on the mesh that is traced for, and into how many."""
   mesh = jax.sharding.get_abstract_mesh()
-  axes = tuple(axis for axis in BATCH_AXES if not mesh.empty and mesh.shape.get(axis, 1) > 1)
+  axes = tuple(axis for axis in _ROWS.get() if not mesh.empty and mesh.shape.get(axis, 1) > 1)
   return axes, math.prod(mesh.shape[axis] for axis in axes)
+
+
+def over_rows(axes: tuple[str, ...], function: Callable) -> Callable:
+  """The function, traced with its rows split along these axes instead of those of a batch."""
+
+  @functools.wraps(function)
+  def traced(*args, **kwargs):
+    token = _ROWS.set(axes)
+    try:
+      return function(*args, **kwargs)
+    finally:
+      _ROWS.reset(token)
+
+  return traced
 
 
 def sequence_parts() -> int:

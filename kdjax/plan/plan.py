@@ -27,6 +27,7 @@ from kdjax.train.mesh import (
   check_batch,
   check_sequence,
   make_mesh,
+  student_rules,
   teacher_rules,
   whole_shapes,
 )
@@ -154,7 +155,9 @@ def lay_out(config: Config, sizes: Mapping[str, int], devices: Sequence[Any] | N
   # The devices may be those of several hosts, of which this process reads for one.
   batch = whole_shapes(own, batch_sharding(mesh), config["batch_size"])
   rules = teacher_rules(config["teacher"].get("rules", {}))
-  return Step(mesh, compile_program(program, mesh, batch, rules=rules), batch)
+  own_rules = student_rules(config["student_rules"])
+  compiled = compile_program(program, mesh, batch, rules=rules, own_rules=own_rules)
+  return Step(mesh, compiled, batch)
 
 
 def plan(step: Step, chip: Chip) -> Plan:

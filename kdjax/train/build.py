@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
@@ -18,6 +19,7 @@ from kdjax.data.text import ClassifiedText, TextData, TextPairs, Vocabulary
 from kdjax.errors import KdjaxError, within
 from kdjax.generation.text import end_ids
 from kdjax.models.base import Model, ModelVars
+from kdjax.models.layers import over_rows
 from kdjax.models.starts import adopting, containing, inheriting
 from kdjax.objectives.base import Objective
 from kdjax.objectives.combinators import combine
@@ -38,6 +40,7 @@ from kdjax.programs.guard import skip_nonfinite
 from kdjax.resolve import check_type, hint, resolve
 from kdjax.teachers import Teacher
 from kdjax.train import optimizers
+from kdjax.train.mesh import row_axes_of, student_rules
 
 Spec = Mapping[str, Any]
 
@@ -256,6 +259,10 @@ def build_program(
       raise KdjaxError(f"config.program writes text, and the data set {data.name!r} is none")
     own["eos_ids"] = end_ids(data.tokenizer)
   objective = build_objective(config["objective"], data=data)
+  if config["student_rules"]:
+    rows = functools.partial(over_rows, row_axes_of(student_rules(config["student_rules"])))
+    student = student._replace(apply=rows(student.apply))
+    objective = objective._replace(apply=rows(objective.apply))
   program = make(student, objective, tx, teacher=teacher, evaluator=evaluator_of(data), **own)
   if config["on_nonfinite"] not in ON_NONFINITE:
     raise KdjaxError(

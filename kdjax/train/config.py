@@ -29,6 +29,7 @@ FIELDS: Mapping[str, Any] = {
   "leaderboard": dict,
   "teacher_hacking": dict,
   "student": dict,
+  "student_rules": dict,
   "teacher": {
     "kind": str,
     "model": dict,
@@ -81,6 +82,7 @@ AT_LEAST = {
 # These may change between a run and its resumption.
 NOT_IDENTITY = (
   "mesh",
+  "student_rules",
   "on_nonfinite",
   "profile",
   "checkpoint",

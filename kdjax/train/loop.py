@@ -107,7 +107,12 @@ class Compiled(NamedTuple):
 
 
 def compile_program(
-  program: Program, mesh: Mesh, batch: PyTree, *, rules: Rules = TEACHER_RULES
+  program: Program,
+  mesh: Mesh,
+  batch: PyTree,
+  *,
+  rules: Rules = TEACHER_RULES,
+  own_rules: Rules = STUDENT_RULES,
 ) -> Compiled:
   """Lays a program out on a mesh.
 
@@ -115,7 +120,8 @@ def compile_program(
     program: any.
     mesh: where to run it.
     batch: a global training batch, or its shapes.
-    rules: logical axis to mesh axis for what is frozen; the state follows `STUDENT_RULES`.
+    rules: logical axis to mesh axis for what is frozen.
+    own_rules: the same for the state.
 
   Returns:
     Its functions. `step` donates the state; `init` takes a key and what to start from (see
@@ -127,7 +133,7 @@ def compile_program(
     return program.init(rng, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes), start)
 
   abstract = jax.eval_shape(init, jax.random.key(0))
-  state_sh = shardings(abstract, program.axes(abstract), STUDENT_RULES, mesh)
+  state_sh = shardings(abstract, program.axes(abstract), own_rules, mesh)
   frozen_sh = shardings(program.frozen, program.frozen_axes, rules, mesh)
   batch_sh = batch_sharding(mesh)
   whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
@@ -190,6 +196,7 @@ def run(
   meta: Mapping[str, Any],
   matches: Callable[[Mapping[str, Any]], None],
   rules: Rules = TEACHER_RULES,
+  own_rules: Rules = STUDENT_RULES,
   start: Callable[[], Start | None] = lambda: None,
   name: str = "train",
   stop: Callable[[], bool] = lambda: False,
@@ -209,6 +216,7 @@ def run(
     meta: JSON stored with every checkpoint.
     matches: raises KdjaxError for the meta of a checkpoint of another run.
     rules: where the program's frozen arrays lie (see `compile_program`).
+    own_rules: where its state lies.
     start: gives what a new run starts from, on the mesh; None for random.
     name: shown on the progress bar.
     stop: asked after every step; True saves and raises Interrupted.
@@ -228,7 +236,7 @@ def run(
   first = next(data.stream)
   data.stream.set_state(position)
   batch_shape = jax.eval_shape(lambda b: b, place(first, batch_sharding(mesh)))
-  compiled = compile_program(program, mesh, batch_shape, rules=rules)
+  compiled = compile_program(program, mesh, batch_shape, rules=rules, own_rules=own_rules)
   compiled = compiled._replace(frozen=jax.device_put(program.frozen, compiled.frozen_shardings))
 
   restored = checkpoints.restore(

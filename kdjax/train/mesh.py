@@ -91,21 +91,40 @@ def make_mesh(
 
 
 def teacher_rules(overrides: Rules) -> Rules:
-  """`TEACHER_RULES` with the entries of `config.teacher.rules` put in.
+  """`TEACHER_RULES` with `config.teacher.rules` put in; raises as `student_rules` does."""
+  return _changed(TEACHER_RULES, overrides, "config.teacher.rules")
+
+
+def student_rules(overrides: Rules) -> Rules:
+  """`STUDENT_RULES` with the entries of `config.student_rules` put in.
 
   Raises:
     KdjaxError: a logical or mesh axis that does not exist.
   """
+  return _changed(STUDENT_RULES, overrides, "config.student_rules")
+
+
+def row_axes_of(rules: Rules) -> tuple[str, ...]:
+  """The axes that split a model's rows: a batch's, and tensor where none of its weights are split.
+
+  A student with `{"mlp": None, "heads": None, "kv_heads": None, "vocab": None}` is then
+  data-parallel over all devices, beside a teacher whose weights tensor splits.
+  """
+  used = {axis for axes in rules.values() for axis in np.atleast_1d(axes or ())}
+  return BATCH if "tensor" in used else (*BATCH, "tensor")
+
+
+def _changed(rules: Rules, overrides: Rules, field: str) -> Rules:
   for name, axis in overrides.items():
-    if name not in TEACHER_RULES:
-      raise KdjaxError(f"config.teacher.rules.{name} does not exist{hint(name, TEACHER_RULES)}")
+    if name not in rules:
+      raise KdjaxError(f"{field}.{name} does not exist{hint(name, rules)}")
     wanted = axis if isinstance(axis, list | tuple) else (axis,)
     if unknown := [each for each in wanted if each not in (*AXES, None)]:
       raise KdjaxError(
-        f"config.teacher.rules.{name} = {axis!r}: {unknown} is no axis of the mesh, which"
+        f"{field}.{name} = {axis!r}: {unknown} is no axis of the mesh, which"
         f" has {', '.join(AXES)}; None repeats the weights along all"
       )
-  return {**TEACHER_RULES, **overrides}
+  return {**rules, **overrides}
 
 
 def shardings(shapes: PyTree, axes: PyTree, rules: Rules, mesh: Mesh) -> PyTree:

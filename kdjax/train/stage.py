@@ -23,7 +23,7 @@ from kdjax.train.checkpoint import FOLDER, Checkpoints, fingerprint
 from kdjax.train.config import Config, differences, identity
 from kdjax.train.domains import follow_domains
 from kdjax.train.loop import Interrupted, RunResult, Schedule, run
-from kdjax.train.mesh import STUDENT_RULES, make_mesh, shardings, teacher_rules
+from kdjax.train.mesh import Rules, make_mesh, shardings, student_rules, teacher_rules
 from kdjax.train.rollback import rolling_back
 from kdjax.train.streams import Splits, load_data, open_data
 from kdjax.train.timing import profile_range
@@ -65,12 +65,12 @@ def train(
   """
   if stop():
     raise Interrupted(f"did not begin {name}")
-  mesh = make_mesh(**config["mesh"])
+  mesh, own_rules = make_mesh(**config["mesh"]), student_rules(config["student_rules"])
   data = splits or load_data(config["data"])
   program, student = build_program(config, data.whole, teacher)
   weights = None
   if student.frozen:  # under adapters: read on every start, since no checkpoint holds it
-    weights = _start(student, mesh)
+    weights = _start(student, mesh, own_rules)
     program = program._replace(frozen=program.frozen._replace(student=weights.frozen))
   program = wrap(program, student)
   if seeds is not None:
@@ -95,7 +95,7 @@ def train(
   def start() -> Start | None:
     if given is not None or student.start is None:
       return given
-    own = weights or _start(student, mesh)
+    own = weights or _start(student, mesh, own_rules)
     return Start(own.params, own.state)
 
   def matches(saved: Mapping[str, Any]) -> None:
@@ -134,6 +134,7 @@ def train(
       meta=meta,
       matches=matches,
       rules=teacher_rules(config["teacher"].get("rules", {})),
+      own_rules=own_rules,
       start=start,
       name=name,
       stop=stop,
@@ -161,10 +162,10 @@ def trained(result: RunResult, program: Program) -> ModelVars:
   return ModelVars(params, state.model_state, program.frozen.student)
 
 
-def _start(student: Model, mesh: Mesh) -> ModelVars:
+def _start(student: Model, mesh: Mesh, rules: Rules) -> ModelVars:
   """The weights that a student begins with, on the mesh."""
   abstract = jax.eval_shape(student.init, jax.random.key(0))
-  return student.start(shardings(abstract, student.axes(), STUDENT_RULES, mesh))
+  return student.start(shardings(abstract, student.axes(), rules, mesh))
 
 
 def versions() -> dict[str, str]:
