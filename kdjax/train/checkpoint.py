@@ -18,6 +18,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from kdjax.errors import KdjaxError
+from kdjax.train.lost import is_lost
 
 PyTree = Any
 LOG = logging.getLogger("kdjax")
@@ -269,6 +270,8 @@ class Checkpoints:
     except KdjaxError:
       raise
     except Exception as error:  # a save in the background may raise anything
+      if is_lost(error):  # which is no matter of the disk
+        raise
       raise KdjaxError(
         f"could not save the checkpoint of step {self._saving} to {self.folder}:"
         f" {type(error).__name__}: {_first_line(error)}. Free space or mend the disk and run the"

@@ -23,6 +23,7 @@ from kdjax.train.checkpoint import FOLDER, Checkpoints, fingerprint
 from kdjax.train.config import Config, differences, identity
 from kdjax.train.domains import follow_domains
 from kdjax.train.loop import Interrupted, RunResult, Schedule, run
+from kdjax.train.lost import is_lost
 from kdjax.train.mesh import STUDENT_RULES, make_mesh, shardings, teacher_rules
 from kdjax.train.rollback import rolling_back
 from kdjax.train.streams import Splits, load_data, open_data
@@ -144,10 +145,12 @@ def train(
   try:
     back = config["on_nonfinite"] == "roll_back"
     result = rolling_back(attempt, checkpoints) if back else attempt(0)
-  except Exception:
+  except Exception as error:
     # The save under way may be the newest that is good; if it fails, too, the first error is told.
-    with contextlib.suppress(Exception):
-      checkpoints.close()
+    # One that wants a process which is gone is not waited for: it would take minutes.
+    if not is_lost(error):
+      with contextlib.suppress(Exception):
+        checkpoints.close()
     raise
   checkpoints.close()
   LOG.info("%s: done in %.1f s", name, result.seconds)
