@@ -89,6 +89,7 @@ def train(
     "config": own,
     "teacher_sha256": fingerprint(program.frozen),
     "start_sha256": None if given is None else fingerprint(given),
+    "rows": {"train": len(data.train), "test": len(data.whole.test)},
     "versions": versions(),
     "mesh": dict(mesh.shape),
   }
@@ -105,6 +106,11 @@ def train(
       lines.append("the teacher's weights (config.teacher) are not those it was trained with")
     if saved.get("start_sha256") != meta["start_sha256"]:
       lines.append("the weights that the stage before hands on are not those it started from")
+    if saved.get("rows", meta["rows"]) != meta["rows"]:
+      lines.append(
+        f"config.data gave {_told(saved['rows'])}, and gives {_told(meta['rows'])}: files of it are"
+        " gone, new or others"
+      )
     if lines:
       raise KdjaxError(
         f"{folder / FOLDER} holds a run of another config: {'; '.join(lines[:5])}. Use the same"
@@ -168,6 +174,10 @@ def _start(student: Model, mesh: Mesh) -> ModelVars:
   """The weights that a student begins with, on the mesh."""
   abstract = jax.eval_shape(student.init, jax.random.key(0))
   return student.start(shardings(abstract, student.axes(), STUDENT_RULES, mesh))
+
+
+def _told(rows: Mapping[str, int]) -> str:
+  return " and ".join(f"{count:,} rows to {name} on" for name, count in rows.items())
 
 
 def versions() -> dict[str, str]:
