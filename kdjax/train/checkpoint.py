@@ -19,6 +19,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from kdjax.errors import KdjaxError
 from kdjax.train.lost import is_lost
+from kdjax.train.steady import steady_limits
 
 PyTree = Any
 LOG = logging.getLogger("kdjax")
@@ -134,6 +135,7 @@ class Checkpoints:
       )
       keep.append(best)
     self._metric, self._read_only = best_metric, read_only
+    steady_limits()
     self._saving: int | None = None  # the last step that was handed over
     self._manager = ocp.CheckpointManager(
       self.folder,
