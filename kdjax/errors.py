@@ -36,3 +36,22 @@ def writing(path: Path) -> Iterator[None]:
       f"cannot write {path}: {error.strerror or error}. Free space or mend the disk and run the"
       " same command again; finished checkpoints are kept"
     ) from None
+
+
+@contextlib.contextmanager
+def reading(where: str | Path, remedy: str) -> Iterator[None]:
+  """Makes what readers throw at a vanished or damaged file a KdjaxError that names it.
+
+  Args:
+    where: the file, or the files of which the reader's own error names one.
+    remedy: what to do about a damaged one.
+  """
+  try:
+    yield
+  except (RuntimeError, ValueError, OSError, IndexError) as error:
+    if not (isinstance(error, FileNotFoundError) or "No such file" in str(error)):
+      raise KdjaxError(f"{where} is damaged ({error}); {remedy}") from None
+    raise KdjaxError(
+      f"{where} is not there any more ({error}). Put it back and run the same command again:"
+      " training goes on from the last finished checkpoint"
+    ) from None

@@ -38,6 +38,7 @@ def run(
     sys.unraisablehook = _without_echo(sys.unraisablehook)
     with _one_message():
       processes.join_from_flags()
+    with processes.one_of_several(), _one_message():
       try:
         workdir = flags.FLAGS["workdir"].value if "workdir" in flags.FLAGS else None
         held = in_use(Path(workdir)) if workdir else contextlib.nullcontext()

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from kdjax.train.job import run_job
 from launch.pods import local
 from tests import xla
 from tests.end_to_end.helpers import SELF, steps, tiny
+from tests.faults import runs
 
 ROOT = Path(__file__).parents[1]
 PODS = ROOT / "launch" / "pods"
@@ -34,18 +36,60 @@ def start(*arguments, flags=("--processes=2",)):
   )
 
 
-def test_two_processes_of_this_machine_train_what_one_does(tmp_path):
-  pair = start(f"--config={SELF}", f"--workdir={tmp_path / 'two'}", "--config.mesh.data=2")
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+  """What two processes leave, and what one does on the same mesh: (folder, its report)."""
+  folder = tmp_path_factory.mktemp("undisturbed")
+  pair = start(f"--config={SELF}", f"--workdir={folder / 'two'}", "--config.mesh.data=2")
   with jax.numpy_dtype_promotion("standard"):  # as under optimisers everywhere (see conftest.py)
-    alone = run_job(tiny({"mesh.data": 2}), tmp_path / "one")
+    alone = run_job(tiny({"mesh.data": 2}), folder / "one")
   said, _ = pair.communicate(timeout=120)
   assert pair.returncode == 0, said
   assert said.count("report: ") == 1 and re.search(r"^\[0\] report: ", said, re.MULTILINE)
   assert {line[:4] for line in said.splitlines()} == {"[0] ", "[1] "}
-  together = json.loads((tmp_path / "two" / "report.json").read_text())
+  return folder / "two", alone
+
+
+def report(folder):
+  return json.loads((folder / "report.json").read_text())
+
+
+def test_two_processes_of_this_machine_train_what_one_does(undisturbed):
+  folder, alone = undisturbed
+  together = report(folder)
   for row in ("teacher", "student_distilled"):
     nll = alone["results"][row]["nll"]
     assert together["results"][row]["nll"] == pytest.approx(nll, rel=1e-3)
+
+
+def test_one_killed_inside_a_save_ends_both_and_costs_no_bit(undisturbed, tmp_path):
+  job = (f"--config={SELF}", f"--workdir={tmp_path}", "--config.mesh.data=2")
+  pair, lines = start(*job), []
+  reader = threading.Thread(target=lambda: lines.extend(pair.stdout))
+  reader.start()
+  runs.wait_for(lambda: runs.saving(tmp_path, 8), pair)
+  runs.kill(runs.children(pair)[1])
+  began = time.monotonic()
+  status = pair.wait(timeout=60)
+  # Its end is seen by the loss of its connection, or else after the ten seconds of launch.pods.
+  assert time.monotonic() - began < 30
+  reader.join()
+  said = "".join(lines)
+  assert status == 128 + signal.SIGKILL, said
+  assert "process 1 ended by SIGKILL; the others are stopped\n" in said
+  assert re.search(r"^process 1 ended by SIGKILL\. .* the same command goes on", lines[-1]), said
+  assert not (tmp_path / "report.json").exists()
+  left = steps(tmp_path)
+  assert left in ([4], [4, 8]), said
+  again = start(*job)
+  said, _ = again.communicate(timeout=120)
+  assert again.returncode == 0, said
+  # The newest that is finished is whole; what was being written is nobody's.
+  assert f"student_distilled: resumed at step {left[-1]} of 12" in said and "damaged" not in said
+  whole = undisturbed[0]
+  assert [report(tmp_path)[k] for k in runs.SAME] == [report(whole)[k] for k in runs.SAME]
+  for part in ("", "teacher"):
+    assert runs.rows(tmp_path / part) == runs.rows(whole / part)
 
 
 def test_a_signal_between_teacher_and_student_stops_all_of_them_after_the_same_step(tmp_path):

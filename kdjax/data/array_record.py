@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,15 +88,17 @@ def _open(folder: Path, split: str, num_classes: int) -> RecordSource:
     raise KdjaxError(
       f"{folder} has no {split}*.array_record; write it with kdjax.data.write_array_records"
     )
+  _check_complete(files)
   where = str(files[0]) if len(files) == 1 else f"{folder}/{split}*.array_record"
   try:
-    records = _Records([str(file) for file in files], where)
+    # A file is opened when its first record is asked for, and held open from then on.
+    records = ArrayRecordDataSource([str(file) for file in files])
     if not len(records):
       raise KdjaxError(f"{where} holds no records")
     first = records[0]
+  except KdjaxError:
+    raise
   except (RuntimeError, ValueError, OSError) as error:
-    if isinstance(error, KdjaxError):
-      raise
     reason = str(error) or "it is truncated or damaged"
     raise KdjaxError(f"{where} is no readable ArrayRecord file: {reason}; write it again") from None
   try:
@@ -105,21 +108,20 @@ def _open(folder: Path, split: str, num_classes: int) -> RecordSource:
   return RecordSource(records, _decode, image.shape, num_classes, where)
 
 
-class _Records(ArrayRecordDataSource):
-  """Turns what the reader throws at a damaged record into a message for the user."""
-
-  def __init__(self, paths: list[str], where: str):
-    super().__init__(paths)
-    self._where = where
-
-  def __getitems__(self, positions):
-    try:
-      return super().__getitems__(positions)
-    except (RuntimeError, ValueError, OSError) as error:
-      raise KdjaxError(f"{self._where} is damaged ({error}); write it again") from None
-
-  def __getitem__(self, position):
-    return self.__getitems__([position])[0]
+def _check_complete(files: Sequence[Path]) -> None:
+  """Raises KdjaxError where one of files named NAME-I-of-N is not there."""
+  found: dict[tuple[str, str], set[int]] = {}
+  for file in files:
+    if told := re.fullmatch(r"(.*)-(\d+)-of-(\d+)\.array_record", file.name):
+      found.setdefault((told[1], told[3]), set()).add(int(told[2]))
+  for (name, count), numbers in found.items():
+    missing = sorted(set(range(int(count))) - numbers)
+    if len(numbers) < int(count):
+      lost = files[0].with_name(f"{name}-{missing[0]:0{len(count)}}-of-{count}.array_record")
+      raise KdjaxError(
+        f"{lost} is missing: {len(numbers)} of {int(count)} such files are there. Put it back;"
+        " without it the others would be another data set"
+      )
 
 
 def _encode(image: np.ndarray, label: int) -> bytes:

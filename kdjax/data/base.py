@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from kdjax.errors import KdjaxError
+from kdjax.errors import KdjaxError, reading
 
 Example = dict[str, np.ndarray]
 UNLABELLED = -1
@@ -143,7 +143,7 @@ class RecordSource:
     return len(self.records)
 
   def __getitem__(self, position: int) -> Example:
-    return self._example(int(position), self.records[int(position)])
+    return self._example(*self._raw([position])[0])
 
   def read(self, positions: np.ndarray) -> Example:
     return stack([self._example(p, r) for p, r in self._raw(positions)])
@@ -152,12 +152,12 @@ class RecordSource:
     """Several records whose images are of any size."""
     return [self._example(p, r, cut=False) for p, r in self._raw(positions)]
 
-  def _raw(self, positions: np.ndarray) -> list[tuple[int, Any]]:
+  def _raw(self, positions: Sequence[int] | np.ndarray) -> list[tuple[int, Any]]:
     many = getattr(self.records, "__getitems__", None)
     wanted = [int(p) for p in positions]
-    return list(
-      zip(wanted, many(wanted) if many else [self.records[p] for p in wanted], strict=True)
-    )
+    with reading(self.where, "write it again"):
+      found = many(wanted) if many else [self.records[p] for p in wanted]
+    return list(zip(wanted, found, strict=True))
 
   def _example(self, position: int, raw: Any, *, cut: bool = True) -> Example:
     where = f"{self.where}, record {position}"

@@ -13,7 +13,7 @@ from jaxtyping import Int
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from kdjax.errors import KdjaxError
+from kdjax.errors import KdjaxError, reading
 from kdjax.signals import codec
 from kdjax.signals.manifest import Manifest, read_manifest
 from kdjax.signals.records import unpack
@@ -78,12 +78,10 @@ class Cache:
     for shard in np.unique(shards):
       places = np.flatnonzero(shards == shard)
       inside = (numbers[places] - self._starts[shard]).tolist()
-      try:
+      path = self.folder / self.manifest.shards[shard]["name"]
+      with reading(path, f"delete it and {AGAIN}"):
         for place, raw in zip(places, self._records(int(shard)).__getitems__(inside), strict=True):
           out[place] = self._decode(unpack(raw, keys[place]))
-      except (RuntimeError, ValueError, OSError, IndexError) as error:
-        path = self.folder / self.manifest.shards[shard]["name"]
-        raise KdjaxError(f"{path} is damaged ({error}); delete it and {AGAIN}") from None
     return out
 
   def head(self) -> dict[str, np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import logging
 import os
 import shutil
@@ -18,10 +19,13 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from kdjax.errors import KdjaxError
+from kdjax.train.lost import is_lost
+from kdjax.train.steady import steady_limits
 
 PyTree = Any
 LOG = logging.getLogger("kdjax")
 META = "meta"
+SUM = "sha256"  # of all else in it
 REST = "training"  # the item of all fields but these:
 EXPORTED = ("params", "model_state", "ema")
 ASIDE = "damaged"
@@ -133,6 +137,7 @@ class Checkpoints:
       )
       keep.append(best)
     self._metric, self._read_only = best_metric, read_only
+    steady_limits()
     self._saving: int | None = None  # the last step that was handed over
     self._manager = ocp.CheckpointManager(
       self.folder,
@@ -156,6 +161,7 @@ class Checkpoints:
     items = {name: ocp.args.StandardSave(value) for name, value in _group(state._asdict()).items()}
     whole = state._asdict()
     meta = dict(meta) | {"shapes": shapes_of(whole), "checksums": checksums_of(whole)}
+    meta |= {SUM: _digest(meta)}
     metric = {k: float(v) for k, v in (metrics or {}).items() if k == self._metric}
     self.wait()
     self._saving = step
@@ -221,6 +227,7 @@ class Checkpoints:
       try:
         meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
         meta = meta[META]
+        _check_meta(meta)
         matches(meta)
         saved = {k: v for k, v in meta["shapes"].items() if k.partition("/")[0] in target}
         check_shapes(saved, shapes_of(target), self.folder / str(step))
@@ -269,6 +276,8 @@ class Checkpoints:
     except KdjaxError:
       raise
     except Exception as error:  # a save in the background may raise anything
+      if is_lost(error):  # which is no matter of the disk
+        raise
       raise KdjaxError(
         f"could not save the checkpoint of step {self._saving} to {self.folder}:"
         f" {type(error).__name__}: {_first_line(error)}. Free space or mend the disk and run the"
@@ -291,6 +300,17 @@ def _check_sums(saved: Mapping[str, int], found: Mapping[str, int]) -> None:
   wrong = sorted(name for name in found if found[name] != saved[name])
   if wrong:
     raise ValueError(f"the bits of {', '.join(wrong[:3])} are not those that were saved")
+
+
+def _digest(meta: Mapping[str, Any]) -> str:
+  as_read = json.loads(json.dumps({name: value for name, value in meta.items() if name != SUM}))
+  return hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()
+
+
+def _check_meta(meta: Mapping[str, Any]) -> None:
+  # One flipped bit makes another number of a digit, such as a position in the data.
+  if meta.get(SUM, _digest(meta)) != _digest(meta):
+    raise ValueError(f"the {META} file is not what was saved")
 
 
 def _first_line(error: Exception) -> str:

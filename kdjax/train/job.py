@@ -73,7 +73,7 @@ def run_job(config: Config, workdir: Path, *, stop: Stop = lambda: False) -> dic
     KdjaxError: a mistake in config, data, checkpoint or disk; before compute where it can be known.
     Interrupted: stopped, with a checkpoint.
   """
-  started = time.time()
+  started = time.monotonic()
   check_config(config)
   writable(workdir)
   names = config["compare"]["names"]
@@ -127,7 +127,7 @@ def run_job(config: Config, workdir: Path, *, stop: Stop = lambda: False) -> dic
   info = {
     "params_sha256": fingerprint(result.state.params),
     "step": int(result.state.step),
-    "seconds": round(time.time() - started, 2),
+    "seconds": round(time.monotonic() - started, 2),
     "device": _device(),
     "versions": versions(),
     "config": identity(config) | {name: config[name] for name in ("teacher", "stages")},

@@ -77,8 +77,12 @@ class MetricLog:
       self._file = path.open("a", buffering=1)
       # tensorboardX's SummaryWriter writes in a thread, and blocks for ever once a full disk has
       # ended that thread.
-      (folder / "tensorboard").mkdir(exist_ok=True)
-      self._events = EventsWriter(str(folder / "tensorboard" / "events"))
+      events = folder / "tensorboard"
+      events.mkdir(exist_ok=True)
+      # TensorBoard reads a folder's files in the order of their names. What follows the number is a
+      # time: of a clock that was set back, or of this very second, where a file would be lost.
+      started = len(list(events.iterdir()))
+      self._events = EventsWriter(str(events / f"events.{started:06}"))
       self._event(resume_step + 1, session_log=SessionLog(status=SessionLog.START))
 
   def write(self, step: int, split: str, values: Mapping[str, float]) -> None:

@@ -23,6 +23,7 @@ from kdjax.train.checkpoint import FOLDER, Checkpoints, fingerprint
 from kdjax.train.config import Config, differences, identity
 from kdjax.train.domains import follow_domains
 from kdjax.train.loop import Interrupted, RunResult, Schedule, run
+from kdjax.train.lost import is_lost
 from kdjax.train.mesh import Rules, make_mesh, shardings, student_rules, teacher_rules
 from kdjax.train.rollback import rolling_back
 from kdjax.train.streams import Splits, load_data, open_data
@@ -88,6 +89,7 @@ def train(
     "config": own,
     "teacher_sha256": fingerprint(program.frozen),
     "start_sha256": None if given is None else fingerprint(given),
+    "rows": {"train": len(data.train), "test": len(data.whole.test)},
     "versions": versions(),
     "mesh": dict(mesh.shape),
   }
@@ -104,6 +106,11 @@ def train(
       lines.append("the teacher's weights (config.teacher) are not those it was trained with")
     if saved.get("start_sha256") != meta["start_sha256"]:
       lines.append("the weights that the stage before hands on are not those it started from")
+    if saved.get("rows", meta["rows"]) != meta["rows"]:
+      lines.append(
+        f"config.data gave {_told(saved['rows'])}, and gives {_told(meta['rows'])}: files of it are"
+        " gone, new or others"
+      )
     if lines:
       raise KdjaxError(
         f"{folder / FOLDER} holds a run of another config: {'; '.join(lines[:5])}. Use the same"
@@ -145,10 +152,12 @@ def train(
   try:
     back = config["on_nonfinite"] == "roll_back"
     result = rolling_back(attempt, checkpoints) if back else attempt(0)
-  except Exception:
+  except Exception as error:
     # The save under way may be the newest that is good; if it fails, too, the first error is told.
-    with contextlib.suppress(Exception):
-      checkpoints.close()
+    # One that wants a process which is gone is not waited for: it would take minutes.
+    if not is_lost(error):
+      with contextlib.suppress(Exception):
+        checkpoints.close()
     raise
   checkpoints.close()
   LOG.info("%s: done in %.1f s", name, result.seconds)
@@ -166,6 +175,10 @@ def _start(student: Model, mesh: Mesh, rules: Rules) -> ModelVars:
   """The weights that a student begins with, on the mesh."""
   abstract = jax.eval_shape(student.init, jax.random.key(0))
   return student.start(shardings(abstract, student.axes(), rules, mesh))
+
+
+def _told(rows: Mapping[str, int]) -> str:
+  return " and ".join(f"{count:,} rows to {name} on" for name, count in rows.items())
 
 
 def versions() -> dict[str, str]:

@@ -54,13 +54,10 @@ def run(each: Sequence[Sequence[str]]) -> int:
   ]
   for reader in readers:
     reader.start()
-  status, told, kill_at = 0, 0, None
+  first, told, kill_at = None, 0, None
   while None in (found := [process.poll() for process in started]):
-    failed = [number for number in found if number]
-    if failed and not status:
-      status = failed[0]
-      ended = f"status {status}" if status > 0 else f"signal {-status}"
-      print(f"process {found.index(status)} ended with {ended}; the others are stopped", flush=True)
+    if first is None and (first := _first_failed(found)):
+      print(f"{_ended(*first)}; the others are stopped", flush=True)
       _send(started, signal.SIGTERM)
       kill_at = time.monotonic() + GRACE_S
     if len(signals) > told:
@@ -72,8 +69,33 @@ def run(each: Sequence[Sequence[str]]) -> int:
     time.sleep(0.05)
   for reader in readers:
     reader.join()
-  status = status or next((p.returncode for p in started if p.returncode), 0)
+  first = first or _first_failed(found)
+  if first is None:
+    return 0
+  number, status = first
+  if not signals:  # once more: what the others said as they were stopped stands between
+    print(f"{_ended(number, status)}. {_remedy(status)}", flush=True)
   return status if status >= 0 else 128 - status
+
+
+def _first_failed(found: Sequence[int | None]) -> tuple[int, int] | None:
+  """(number, status) of one that has failed, by itself where that can be told."""
+  failed = [(number, status) for number, status in enumerate(found) if status]
+  # Where one has died within this turn, jax's abort of another is what came of it.
+  alone = [each for each in failed if each[1] != -signal.SIGABRT]
+  return next(iter(alone or failed), None)
+
+
+def _ended(number: int, status: int) -> str:
+  ended = f"with status {status}" if status > 0 else f"by {signal.Signals(-status).name}"
+  return f"process {number} ended {ended}"
+
+
+def _remedy(status: int) -> str:
+  again = "the same command goes on from the last finished checkpoint"
+  if status == -signal.SIGKILL:
+    return f"Somebody killed it, or the machine ran out of memory; {again}"
+  return f"Its own lines above say why; once that is mended, {again}"
 
 
 def _start(command: Sequence[str]) -> subprocess.Popen:

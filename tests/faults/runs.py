@@ -24,6 +24,9 @@ SMALL = {
   "eval.log_every": 10,
 }
 
+# What of `report.json` is no matter of the clock.
+SAME = ("params_sha256", "results", "step")
+
 
 def start(
   workdir: Path,
@@ -76,6 +79,31 @@ def kill_when(process, ready, *, number=signal.SIGKILL, delay: float = 0.0, time
   process.send_signal(number)
   process.wait(timeout=120)
   return True
+
+
+def wait_for(ready, process, *, timeout: float = 120) -> None:
+  """Returns once `ready()`; a process that has ended before is a failure."""
+  deadline = time.monotonic() + timeout
+  while not ready():
+    assert process.poll() is None, f"the run ended with status {process.returncode}"
+    assert time.monotonic() < deadline, "the run made no progress"
+    time.sleep(0.002)
+
+
+def saving(workdir: Path, step: int) -> bool:
+  """Whether a checkpoint of the student is being written, or has been."""
+  folder = workdir / "checkpoints"
+  return folder.is_dir() and any(p.name.split(".")[0] == str(step) for p in folder.iterdir())
+
+
+def children(process: subprocess.Popen) -> list[int]:
+  """The processes that one has started, in order."""
+  told = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+  return [int(each) for each in told.split()]
+
+
+def kill(pid: int) -> None:
+  os.kill(pid, signal.SIGKILL)
 
 
 def rows(workdir: Path) -> list[dict]:

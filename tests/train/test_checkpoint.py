@@ -164,6 +164,16 @@ def test_bits_that_can_be_read_but_are_wrong_count_as_damage(folder, monkeypatch
   assert (folder / "damaged-2").exists()
 
 
+def test_a_digit_of_the_json_that_is_another_counts_as_damage(folder):
+  saved(folder, (1, 2)).close()
+  (file,) = (p for p in (folder / "2" / "meta").rglob("*") if b"position" in p.read_bytes())
+  text = file.read_bytes()
+  file.write_bytes(text.replace(b'"position": 2', b'"position": 3'))
+  assert file.read_bytes() != text
+  found = restore(Checkpoints(folder), state())
+  assert found.step == 1 and found.meta["data"] == {"position": 1}
+
+
 def test_an_unfinished_one_is_skipped(folder):
   saved(folder, (1, 2)).close()
   shutil.rmtree(folder / "2" / "training")

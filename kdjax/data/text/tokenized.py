@@ -27,7 +27,7 @@ from kdjax.data.text.chat import marked_tokens, marks_answers, rendered
 from kdjax.data.text.documents import Document, Documents
 from kdjax.data.tokenizers import fingerprint as fingerprint_of
 from kdjax.data.tokenizers import is_byte_level
-from kdjax.errors import KdjaxError, writing
+from kdjax.errors import KdjaxError, reading, writing
 from kdjax.parsing import parse_json
 
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ class Tokenized:
     return Tokenized, (self.folder, self.manifest)
 
   def _array(self, name: str, dtype: np.dtype) -> np.ndarray:
-    return np.memmap(self.folder / name, dtype, "r")
+    with reading(self.folder / name, "delete the folder, and it is made again"):
+      return np.memmap(self.folder / name, dtype, "r")
 
 
 def tokenize(
