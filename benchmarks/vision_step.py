@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -136,7 +137,9 @@ def compare(case: str, arguments) -> None:
         options = {"side": side, "cases": case, "steps": arguments.steps}
         options["shared"] = Path(folder) / "shared.npz"
         command = [python, __file__, *(f"--{name}={value}" for name, value in options.items())]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        # PyTorch's threads would spin while they wait, which on a shared machine costs it most.
+        env = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
         if done.returncode:
           sys.exit(f"{case}, {side} failed:\n{done.stderr[-2000:]}")
         found[side].append(json.loads(done.stdout.splitlines()[-1]))
