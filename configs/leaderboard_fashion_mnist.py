@@ -20,6 +20,7 @@ CONFIGS = {
   "curriculum_temperature": "curriculum_temperature",
   "fitnet": "fitnet",
   "function_matching": "function_matching",
+  "logit_standardization": "logit_standardization",
   "multi_level": "multi_level",
   "neuron_selectivity": "neuron_selectivity",
   "overhaul": "overhaul",
@@ -56,6 +57,8 @@ def get_config() -> ml_collections.ConfigDict:
   for name, module in CONFIGS.items():
     own = importlib.import_module(f"configs.{module}").get_config("small").to_dict()
     methods[name] = {"objective": own["objective"], "data": {"augment": own["data"]["augment"]}}
+  taid = importlib.import_module("configs.taid").get_config("small").to_dict()["objective"]
+  methods["taid"] = {"objective": taid | {"total_steps": config.get_ref("total_steps")}}
   config.leaderboard = {"reference": "alone", "methods": methods}
   return config
 

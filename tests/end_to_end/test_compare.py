@@ -9,6 +9,8 @@ import pytest
 
 from configs import digits_kd, minilm, nd_loss, taid, talking_models, tgeo_kd
 from kdjax.train.compare import run_compare
+from kdjax.train.config import check_config
+from kdjax.train.job import variant_of
 
 
 def tiny(module, variant="small", **overrides) -> dict:
@@ -52,6 +54,16 @@ def test_every_method_runs_beside_its_baseline(module, variant, tmp_path):
   assert all(
     name in comparison["table"] for name in module.get_config(variant).compare.names.values()
   )
+
+
+@pytest.mark.parametrize("module", [nd_loss, talking_models, tgeo_kd])
+def test_the_larger_images_have_the_methods_own_settings(module):
+  small, fashion = (module.get_config(variant).to_dict() for variant in ("small", "fashion"))
+  assert fashion["data"]["name"] == "fashion_mnist"
+  for own in ("objective", "program", "baseline"):
+    assert fashion[own] == small[own]
+  for which in ("baseline", "method"):
+    check_config(variant_of(fashion, which))
 
 
 def test_one_program_for_all_seeds_gives_what_one_run_each_gives(together, tmp_path):
