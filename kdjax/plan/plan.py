@@ -75,11 +75,20 @@ class Plan(NamedTuple):
 
 
 class Step(NamedTuple):
-  """A step laid out on a mesh, without arrays."""
+  """A step laid out on a mesh, without arrays.
+
+  Attributes:
+    mesh: where.
+    compiled: its functions.
+    batch: shapes of the whole batch.
+    loss_chunk: bytes of the logits of one chunk on each device, both sides in float32; 0 for losses
+      that are not computed in chunks.
+  """
 
   mesh: Mesh
   compiled: Compiled
   batch: PyTree
+  loss_chunk: int = 0
 
 
 def parse_mesh(text: str) -> dict[str, int]:
@@ -148,7 +157,7 @@ def lay_out(config: Config, sizes: Mapping[str, int], devices: Sequence[Any] | N
     objective = build_objective(config["objective"], data=data.whole)
     check_vocabularies(config, data.whole, objective)
     teacher = build_teacher(config, data.whole, abstract=True)
-  program, _ = build_program(config, data.whole, teacher)
+  program, student = build_program(config, data.whole, teacher)
   read = open_data(config, data, mesh, program.streams, prepare_on=program.prepare_on)
   read = follow_domains(config, data, program, read, mesh)
   own = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, next(read.stream)))
@@ -157,7 +166,18 @@ def lay_out(config: Config, sizes: Mapping[str, int], devices: Sequence[Any] | N
   rules = teacher_rules(config["teacher"].get("rules", {}))
   own_rules = student_rules(config["student_rules"])
   compiled = compile_program(program, mesh, batch, rules=rules, own_rules=own_rules)
-  return Step(mesh, compiled, batch)
+  sides = 1 if teacher is None else 2
+  return Step(mesh, compiled, batch, sides * _logits_of_chunk(config, mesh, student.num_classes))
+
+
+def _logits_of_chunk(config: Config, mesh: Mesh, classes: int) -> int:
+  """Bytes of one side's, where a text objective has `chunk_size`: 0 elsewhere."""
+  places, length = config["objective"].get("chunk_size"), config["data"].get("sequence_length")
+  if not places or not length:
+    return 0
+  rows = config["batch_size"] // math.prod(mesh.shape[axis] for axis in BATCH)
+  wide = mesh.shape["tensor"] if classes % mesh.shape["tensor"] == 0 else 1
+  return 4 * rows * min(places, length // mesh.shape["sequence"]) * classes // wide
 
 
 def plan(step: Step, chip: Chip) -> Plan:
@@ -225,9 +245,9 @@ def total_bytes(executable: Any) -> int:
 def memory_parts(step: Step, executable: Any) -> dict[str, int]:
   """Part to bytes on each device; together they are `total_bytes`.
 
-  Arguments are measured by their shardings. The compiler does not say which of its temporaries are
-  gradients: they are taken to be as large as the parameters, and what is left is temporaries
-  (activations, chunks of the loss, gathered weights).
+  Arguments are measured by their shardings. The compiler does not say what its temporaries are:
+  gradients are taken to be as large as the parameters, a chunk of the loss as the logits of both
+  sides, and what is left is temporaries (activations, gathered weights).
   """
   compiled, own = step.compiled, executable.memory_analysis()
   state, placed = compiled.abstract_state._asdict(), compiled.state_shardings._asdict()
@@ -240,9 +260,9 @@ def memory_parts(step: Step, executable: Any) -> dict[str, int]:
     "teacher": shard_bytes(compiled.frozen, compiled.frozen_shardings),
     "batch": shard_bytes(step.batch, batch),
   }
-  gradients = min(parts["parameters"], own.temp_size_in_bytes)
-  rest = total_bytes(executable) - sum(parts.values()) - gradients
-  return parts | {"gradients": gradients, "temporaries": rest}
+  parts["gradients"] = min(parts["parameters"], own.temp_size_in_bytes)
+  parts["loss chunk"] = min(step.loss_chunk, own.temp_size_in_bytes - parts["gradients"])
+  return parts | {"temporaries": total_bytes(executable) - sum(parts.values())}
 
 
 def shard_bytes(shapes: PyTree, shardings: PyTree) -> int:

@@ -52,7 +52,7 @@ def format_table(plans: Mapping[str, Plan], refused: Mapping[str, str], chip: Ch
   for name, plan in plans.items():
     memory = plan.memory
     state = sum(memory[part] for part in ("parameters", "optimiser", "other state"))
-    temporary = memory["gradients"] + memory["temporaries"]
+    temporary = sum(memory[part] for part in ("gradients", "loss chunk", "temporaries"))
     parts = [_size(size) for size in (state, memory["teacher"], temporary, plan.total)]
     fits = "yes" if plan.total <= chip.memory else "no"
     sent = _size(sum(each.sent for each in plan.collectives))
