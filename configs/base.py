@@ -35,6 +35,9 @@ def get_config() -> ConfigDict:
   # Where its weights lie, as {"mlp": None}; what is not named as `STUDENT_RULES` says, see
   # kdjax/train/mesh.py. Without any on tensor its rows are split along that too.
   config.student_rules = ConfigDict()
+  # Where the optimiser's moments lie, if not as the weights: {"embed": ("data", "fsdp")} splits
+  # them, though each device has whole weights (ZeRO-1 and 2).
+  config.optimizer_rules = ConfigDict()
   config.teacher = {
     # Or "ema": the student's moving average; "cached": its stored signals; "emulated": see below.
     "kind": "frozen",

@@ -18,7 +18,7 @@ from absl import flags
 from kdjax.errors import KdjaxError
 from kdjax.plan.chips import chip_of
 from kdjax.plan.compilers import choose, devices_of
-from kdjax.plan.plan import lay_out, layouts, parse_mesh, plan
+from kdjax.plan.plan import Layout, lay_out, layouts, parse_mesh, plan
 from kdjax.plan.table import as_json, format_plan, format_table
 from launch import main
 
@@ -36,7 +36,7 @@ ALTERNATIVES = flags.DEFINE_bool("alternatives", True, "compile other layouts to
 
 def job(config, stop) -> None:
   sizes, chip = parse_mesh(MESH.value), chip_of(CHIP.value)
-  wanted = layouts(sizes) if ALTERNATIVES.value else {"asked for": sizes}
+  wanted = layouts(sizes) if ALTERNATIVES.value else {"asked for": Layout(sizes)}
   compiler = choose(COMPILER.value, CHIP.value)
   if compiler == "tpu":  # whose programs JAX cannot read back
     jax.config.update("jax_enable_compilation_cache", False)
@@ -44,7 +44,7 @@ def job(config, stop) -> None:
   plans, refused = {}, {}
   for name, own in wanted.items():
     try:
-      plans[name] = plan(lay_out(config, own, devices), chip)
+      plans[name] = plan(lay_out(config | own.changes, own.sizes, devices), chip)
       if len(plans) == 1 and not JSON.value:
         print(format_plan(plans[name], CHIP.value, chip, compiler), flush=True)
     except KdjaxError as error:

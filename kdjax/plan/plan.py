@@ -27,6 +27,7 @@ from kdjax.train.mesh import (
   check_batch,
   check_sequence,
   make_mesh,
+  moment_rules,
   student_rules,
   teacher_rules,
   whole_shapes,
@@ -112,23 +113,38 @@ def parse_mesh(text: str) -> dict[str, int]:
   return {name: sizes.get(name, 1) for name in AXES}
 
 
-def layouts(sizes: Mapping[str, int]) -> dict[str, dict[str, int]]:
+class Layout(NamedTuple):
+  """How a step may lie on devices.
+
+  Attributes:
+    sizes: of the mesh's axes.
+    changes: fields of the config that say the rest.
+  """
+
+  sizes: dict[str, int]
+  changes: dict[str, Any] = {}  # noqa: RUF012 (never changed in place)
+
+
+def layouts(sizes: Mapping[str, int]) -> dict[str, Layout]:
   """The layout asked for and others of as many devices, by name; none twice.
 
-  All repeated (data), all split (fsdp, which is ZeRO's stage 3), split over up to eight devices and
-  repeated by these (data x fsdp), and wide axes split so with the rest repeated (tensor).
+  All repeated (data); moments split, by which gradients are too (ZeRO's stages 1 and 2); all split
+  (fsdp, its stage 3); split over up to eight devices and repeated by these (data x fsdp); and wide
+  axes split so with the rest repeated (tensor).
   """
   devices = math.prod(sizes.values())
   wide = max(size for size in (1, 2, 4, 8) if devices % size == 0 and size**2 <= 4 * devices)
+  moments = {"optimizer_rules": {"embed": BATCH}}
   others = {
-    "data-parallel": {"data": devices},
-    "ZeRO-3": {"fsdp": devices},
-    "ZeRO-3 in groups": {"data": devices // wide, "fsdp": wide},
-    "tensor-parallel": {"data": devices // wide, "tensor": wide},
+    "data-parallel": Layout({"data": devices}),
+    "ZeRO-1 and 2": Layout({"data": devices}, moments if devices > 1 else {}),
+    "ZeRO-3": Layout({"fsdp": devices}),
+    "ZeRO-3 in groups": Layout({"data": devices // wide, "fsdp": wide}),
+    "tensor-parallel": Layout({"data": devices // wide, "tensor": wide}),
   }
-  found = {"asked for": {name: sizes.get(name, 1) for name in AXES}}
-  for name, other in others.items():
-    whole = {axis: other.get(axis, 1) for axis in AXES}
+  found: dict[str, Layout] = {}
+  for name, other in {"asked for": Layout(dict(sizes)), **others}.items():
+    whole = other._replace(sizes={axis: other.sizes.get(axis, 1) for axis in AXES})
     if whole not in found.values():
       found[name] = whole
   return found
@@ -165,7 +181,9 @@ def lay_out(config: Config, sizes: Mapping[str, int], devices: Sequence[Any] | N
   batch = whole_shapes(own, batch_sharding(mesh), config["batch_size"])
   rules = teacher_rules(config["teacher"].get("rules", {}))
   own_rules = student_rules(config["student_rules"])
-  compiled = compile_program(program, mesh, batch, rules=rules, own_rules=own_rules)
+  compiled = compile_program(
+    program, mesh, batch, rules=rules, own_rules=own_rules, moment_rules=moment_rules(config)
+  )
   sides = 1 if teacher is None else 2
   return Step(mesh, compiled, batch, sides * _logits_of_chunk(config, mesh, student.num_classes))
 

@@ -30,6 +30,7 @@ FIELDS: Mapping[str, Any] = {
   "teacher_hacking": dict,
   "student": dict,
   "student_rules": dict,
+  "optimizer_rules": dict,
   "teacher": {
     "kind": str,
     "model": dict,
@@ -83,6 +84,7 @@ AT_LEAST = {
 NOT_IDENTITY = (
   "mesh",
   "student_rules",
+  "optimizer_rules",
   "on_nonfinite",
   "profile",
   "checkpoint",

@@ -38,6 +38,7 @@ from kdjax.train.mesh import (
   check_batch,
   check_sequence,
   make_mesh,
+  moment_rules,
   student_rules,
   teacher_rules,
   whole_shapes,
@@ -236,7 +237,9 @@ def trace(config: Config, teacher: Teacher | None) -> list[str]:
   held_out = whole_shapes(held_out, rows, config["eval"]["batch_size"])
   rules = teacher_rules(config["teacher"].get("rules", {}))
   own_rules = student_rules(config["student_rules"])
-  compiled = compile_program(program, mesh, batch, rules=rules, own_rules=own_rules)
+  compiled = compile_program(
+    program, mesh, batch, rules=rules, own_rules=own_rules, moment_rules=moment_rules(config)
+  )
   jax.eval_shape(compiled.step, compiled.abstract_state, program.frozen, batch)
   pairs = jax.eval_shape(compiled.evaluate, compiled.abstract_state, program.frozen, held_out)
   metrics = finalize(jax.tree.map(lambda pair: np.ones(pair.shape), pairs))

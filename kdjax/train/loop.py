@@ -113,6 +113,7 @@ def compile_program(
   *,
   rules: Rules = TEACHER_RULES,
   own_rules: Rules = STUDENT_RULES,
+  moment_rules: Rules | None = None,
 ) -> Compiled:
   """Lays a program out on a mesh.
 
@@ -122,6 +123,9 @@ def compile_program(
     batch: a global training batch, or its shapes.
     rules: logical axis to mesh axis for what is frozen.
     own_rules: the same for the state.
+    moment_rules: the same for the optimiser's part of it; `own_rules` where None. Split along more
+      axes than the weights, moments are updated slice by slice and the weights gathered after
+      (ZeRO-1 and 2).
 
   Returns:
     Its functions. `step` donates the state; `init` takes a key and what to start from (see
@@ -133,7 +137,11 @@ def compile_program(
     return program.init(rng, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes), start)
 
   abstract = jax.eval_shape(init, jax.random.key(0))
-  state_sh = shardings(abstract, program.axes(abstract), own_rules, mesh)
+  axes = program.axes(abstract)
+  state_sh = shardings(abstract, axes, own_rules, mesh)
+  if moment_rules is not None and hasattr(abstract, "opt_state"):
+    moments = shardings(abstract.opt_state, axes.opt_state, moment_rules, mesh)
+    state_sh = state_sh._replace(opt_state=moments)
   frozen_sh = shardings(program.frozen, program.frozen_axes, rules, mesh)
   batch_sh = batch_sharding(mesh)
   whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
@@ -197,6 +205,7 @@ def run(
   matches: Callable[[Mapping[str, Any]], None],
   rules: Rules = TEACHER_RULES,
   own_rules: Rules = STUDENT_RULES,
+  moment_rules: Rules | None = None,
   start: Callable[[], Start | None] = lambda: None,
   name: str = "train",
   stop: Callable[[], bool] = lambda: False,
@@ -217,6 +226,7 @@ def run(
     matches: raises KdjaxError for the meta of a checkpoint of another run.
     rules: where the program's frozen arrays lie (see `compile_program`).
     own_rules: where its state lies.
+    moment_rules: where the optimiser's part of it lies.
     start: gives what a new run starts from, on the mesh; None for random.
     name: shown on the progress bar.
     stop: asked after every step; True saves and raises Interrupted.
@@ -236,7 +246,9 @@ def run(
   first = next(data.stream)
   data.stream.set_state(position)
   batch_shape = jax.eval_shape(lambda b: b, place(first, batch_sharding(mesh)))
-  compiled = compile_program(program, mesh, batch_shape, rules=rules, own_rules=own_rules)
+  compiled = compile_program(
+    program, mesh, batch_shape, rules=rules, own_rules=own_rules, moment_rules=moment_rules
+  )
   compiled = compiled._replace(frozen=jax.device_put(program.frozen, compiled.frozen_shardings))
 
   restored = checkpoints.restore(

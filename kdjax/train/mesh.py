@@ -104,6 +104,12 @@ def student_rules(overrides: Rules) -> Rules:
   return _changed(STUDENT_RULES, overrides, "config.student_rules")
 
 
+def moment_rules(config: Mapping[str, Any]) -> Rules:
+  """Where the optimiser's moments lie: as the student, with `config.optimizer_rules` put in."""
+  own = student_rules(config["student_rules"])
+  return _changed(own, config["optimizer_rules"], "config.optimizer_rules")
+
+
 def row_axes_of(rules: Rules) -> tuple[str, ...]:
   """The axes that split a model's rows: a batch's, and tensor where none of its weights are split.
 

@@ -174,6 +174,7 @@ def teacher_config(config: Config, index: int = 0) -> Config:
   return own | {
     "student": spec["model"],
     "student_rules": {},
+    "optimizer_rules": {},
     "data": teacher_data(own["data"]),
     "seed": own["seed"] + 1000 + index,  # a teacher is not the student's twin
     "program": {"name": "distill"},

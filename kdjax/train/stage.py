@@ -24,7 +24,7 @@ from kdjax.train.config import Config, differences, identity
 from kdjax.train.domains import follow_domains
 from kdjax.train.loop import Interrupted, RunResult, Schedule, run
 from kdjax.train.lost import is_lost
-from kdjax.train.mesh import Rules, make_mesh, shardings, student_rules, teacher_rules
+from kdjax.train.mesh import Rules, make_mesh, moment_rules, shardings, student_rules, teacher_rules
 from kdjax.train.rollback import rolling_back
 from kdjax.train.streams import Splits, load_data, open_data
 from kdjax.train.timing import profile_range
@@ -142,6 +142,7 @@ def train(
       matches=matches,
       rules=teacher_rules(config["teacher"].get("rules", {})),
       own_rules=own_rules,
+      moment_rules=moment_rules(config),
       start=start,
       name=name,
       stop=stop,

@@ -100,15 +100,30 @@ def test_the_largest_batch_is_on_a_line_through_two():
 
 
 def test_layouts_use_as_many_devices_each_and_none_twice():
-  assert layouts({"data": 16, "fsdp": 16, "sequence": 1, "tensor": 1}) == {
-    "asked for": {"data": 16, "fsdp": 16, "sequence": 1, "tensor": 1},
-    "data-parallel": {"data": 256, "fsdp": 1, "sequence": 1, "tensor": 1},
-    "ZeRO-3": {"data": 1, "fsdp": 256, "sequence": 1, "tensor": 1},
-    "ZeRO-3 in groups": {"data": 32, "fsdp": 8, "sequence": 1, "tensor": 1},
-    "tensor-parallel": {"data": 32, "fsdp": 1, "sequence": 1, "tensor": 8},
+  found = layouts(parse_mesh("data:16,fsdp:16"))
+  assert {name: own.sizes for name, own in found.items()} == {
+    "asked for": parse_mesh("data:16,fsdp:16"),
+    "data-parallel": parse_mesh("data:256"),
+    "ZeRO-1 and 2": parse_mesh("data:256"),
+    "ZeRO-3": parse_mesh("fsdp:256"),
+    "ZeRO-3 in groups": parse_mesh("data:32,fsdp:8"),
+    "tensor-parallel": parse_mesh("data:32,tensor:8"),
   }
+  assert [name for name, own in found.items() if own.changes] == ["ZeRO-1 and 2"]
   assert "data-parallel" not in layouts(DATA)
-  assert layouts({"data": 1, "fsdp": 1, "sequence": 1, "tensor": 1}).keys() == {"asked for"}
+  assert layouts(parse_mesh("data:1")).keys() == {"asked for"}
+
+
+def test_split_moments_scatter_the_gradient_and_gather_the_weights(plans, gradient_bytes):
+  split = layouts(DATA)["ZeRO-1 and 2"]
+  found = plan(lay_out(config() | split.changes, split.sizes), CHIPS["v5e"])
+  whole = plans[1]["data"]
+  assert found.memory["parameters"] == whole.memory["parameters"] == gradient_bytes
+  assert found.memory["optimiser"] < whole.memory["optimiser"] / 4
+  kinds = by_kind(found.collectives)
+  assert kinds["reduce-scatter", ("data",)] > 0.9 * gradient_bytes
+  assert kinds["all-gather", ("data",)] > 0.9 * gradient_bytes
+  assert kinds.get(("all-reduce", ("data",)), 0) < 0.1 * gradient_bytes
 
 
 def test_tables_and_json_hold_the_same(plans):

@@ -1,4 +1,4 @@
-"""A teacher whose weights are split beside a data-parallel student, on the same devices."""
+"""Teacher, student and the optimiser's moments, each in a layout of its own on the same devices."""
 
 import jax
 import numpy as np
@@ -11,7 +11,7 @@ from kdjax.plan.collectives import collectives
 from kdjax.teachers import frozen
 from kdjax.train.build import build_model, build_program
 from kdjax.train.loop import compile_program
-from kdjax.train.mesh import make_mesh, place, row_axes_of, student_rules
+from kdjax.train.mesh import make_mesh, moment_rules, place, row_axes_of, student_rules
 
 RULES = {"mlp": None, "heads": None, "kv_heads": None, "vocab": None}
 IMAGES = np.random.default_rng(0).random((64, 8, 8, 1), np.float32)
@@ -20,19 +20,21 @@ BATCH = {"image": IMAGES[:32], "label": np.int32(np.arange(32) % 10), "mask": np
 VIT = {"name": "vit", "patch": 4, "heads": 4, "mlp_ratio": 2}
 
 
-def compiled(sizes, rules):
+def compiled(sizes, rules, moments=None):
   config = base.get_config().to_dict() | {"student_rules": rules, "total_steps": 1}
   config["student"] = VIT | {"width": 16, "depth": 2}
   config["objective"] = {"name": "hinton_kd"}
-  config["optimizer"] = {"name": "sgd", "learning_rate": 1.0}
+  config["optimizer"] = {"name": "sgd", "learning_rate": 1.0, "momentum": 0.9}
   teacher = build_model(VIT | {"width": 32, "depth": 2}, DATA, "config.teacher.model")
   program, _ = build_program(config, DATA, frozen(teacher, teacher.init(jax.random.key(1))))
   mesh = make_mesh(**sizes)
-  return compile_program(program, mesh, BATCH, own_rules=student_rules(rules)), mesh
+  config |= {"optimizer_rules": moments or {}}
+  lies = {"own_rules": student_rules(rules), "moment_rules": moment_rules(config)}
+  return compile_program(program, mesh, BATCH, **lies), mesh
 
 
-def stepped(sizes, rules):
-  own, _ = compiled(sizes, rules)
+def stepped(sizes, rules, moments=None):
+  own, _ = compiled(sizes, rules, moments)
   state, metrics = own.step(
     own.init(jax.random.key(0)), own.frozen, place(BATCH, own.batch_sharding)
   )
@@ -41,6 +43,18 @@ def stepped(sizes, rules):
 
 def test_a_split_teacher_and_a_repeated_student_step_as_on_one_device():
   given, wanted = stepped({"data": 2, "tensor": 4}, RULES), stepped({"data": 1}, {})
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), given, wanted)
+
+
+def test_moments_may_be_split_where_weights_are_whole():
+  moments = {"embed": ("data", "fsdp")}
+  own, _ = compiled({"data": 8}, {}, moments)
+  assert all(placed.is_fully_replicated for placed in jax.tree.leaves(own.state_shardings.params))
+  split = [
+    not placed.is_fully_replicated for placed in jax.tree.leaves(own.state_shardings.opt_state)
+  ]
+  assert sum(split) > 8
+  given, wanted = stepped({"data": 8}, {}, moments), stepped({"data": 1}, {})
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), given, wanted)
 
 
