@@ -1,13 +1,14 @@
-"""From the command to its first step: with nothing compiled before, again, and resumed.
+"""From the command to the end of a job of two steps: nothing compiled before, again, and resumed.
 
   python -m benchmarks.start_up [--rounds=3] [--config=configs/digits_kd.py]
 
-The job ends after its first step (its teacher's too). Whole processes are timed: Python, imports,
-data, compiling, one step, evaluation, checkpoint and report.
+Its teacher has one step. Whole processes are timed: Python, imports, data, compiling, the steps,
+evaluation, checkpoints and report. Resumed, its last checkpoint has been taken away.
 """
 
 import argparse
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -18,14 +19,15 @@ from pathlib import Path
 from benchmarks.table import Row, emit
 
 
-def seconds(config: str, workdir: Path, cache: Path, steps: int) -> float:
+def seconds(config: str, workdir: Path, cache: Path) -> float:
   """One run of `launch.train`."""
   started = time.perf_counter()
   subprocess.run(
     [
       *(sys.executable, "-m", "launch.train", f"--config={config}", f"--workdir={workdir}"),
-      *(f"--config.total_steps={steps}", "--config.teacher.train.total_steps=1"),
+      *("--config.total_steps=2", "--config.teacher.train.total_steps=1"),
       *("--config.checkpoint.every=1", "--config.eval.every=1000"),
+      "--config.teacher.train.optimizer.warmup_steps=0",
     ],
     env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(cache)},
     check=True,
@@ -47,17 +49,18 @@ def main() -> None:
   for _ in range(arguments.rounds):
     with tempfile.TemporaryDirectory() as parent:
       folder, cache = Path(parent), Path(parent) / "programs"
-      times["cold"].append(seconds(arguments.config, folder / "a", cache, 1))
-      times["cached"].append(seconds(arguments.config, folder / "b", cache, 1))
-      times["resumed"].append(seconds(arguments.config, folder / "b", cache, 2))
+      times["cold"].append(seconds(arguments.config, folder / "a", cache))
+      times["cached"].append(seconds(arguments.config, folder / "b", cache))
+      shutil.rmtree(folder / "b" / "checkpoints" / "2")
+      times["resumed"].append(seconds(arguments.config, folder / "b", cache))
     started = time.perf_counter()
     subprocess.run([sys.executable, "-c", "import launch.train"], check=True)
     times["imports"].append(time.perf_counter() - started)
   cold, cached, resumed, imports = (statistics.median(each) for each in times.values())
   emit(
     [
-      Row("a job of one step, its programs compiled before", cached, cold, "s", "never", 1.0),
-      Row("resumed for one step more", resumed, cold, "s", "from nothing", 1.0),
+      Row("a job of two steps, its programs compiled before", cached, cold, "s", "never", 1.0),
+      Row("resumed after the first of them", resumed, cached, "s", "from the start", 1.0),
       Row("imports alone", imports, cached, "s", "the job, compiled before"),
     ]
   )
