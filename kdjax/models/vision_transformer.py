@@ -26,6 +26,7 @@ from kdjax.models.layers import (
   scan_layers,
   stacked,
 )
+from kdjax.models.transformer.attention import cudnn_can
 from kdjax.outputs import Outputs
 
 _LAYER_TAPS = frozenset({"hidden_states", "queries", "keys", "values", "attention"})
@@ -165,7 +166,8 @@ class _Block(nnx.Module):
     else:
       # It promotes bfloat16 scores to float32 inside, which strict promotion would refuse.
       with jax.numpy_dtype_promotion("standard"):
-        attended = jax.nn.dot_product_attention(queries, keys, values)
+        by = "cudnn" if cudnn_can(queries) else "xla"
+        attended = jax.nn.dot_product_attention(queries, keys, values, implementation=by)
     hidden = hidden + drop(self.out(checkpoint_name(attended, "attended")))
     hidden = checkpoint_name(hidden, "between")
     wide = _ACTIVATIONS[self.activation](self.up(_normed(self.norm_mlp, hidden)))

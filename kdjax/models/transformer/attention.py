@@ -68,7 +68,7 @@ def attend(
         " kernels want whole ones; set attention = 'auto'"
       )
     if implementation == "auto":
-      implementation = "cudnn" if _cudnn_can(query, mask, bias) else "xla"
+      implementation = "cudnn" if cudnn_can(query, mask, bias) else "xla"
     elif implementation == "cudnn" and not _even(mask):
       raise KdjaxError(
         f"attention = 'cudnn' of {mask.shape[2]} queries on {mask.shape[3]} keys with a mask"
@@ -120,7 +120,7 @@ def _even(mask: Array | None) -> bool:
   return mask is None or not (mask.shape[2] % 2 or mask.shape[3] % 2)
 
 
-def _cudnn_can(query: Array, mask: Array | None, bias: Array | None) -> bool:
+def cudnn_can(query: Array, mask: Array | None = None, bias: Array | None = None) -> bool:
   """Whether cuDNN's kernels can compute it here, of which a whole step took 0.39 of the time."""
   return (
     jax.default_backend() == "gpu"

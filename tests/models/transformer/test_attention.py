@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
+from kdjax import models
 from kdjax.errors import KdjaxError
 from kdjax.models.pretrained import decoder
 from kdjax.models.transformer import Seq2SeqSpec, Spec, encoder_decoder, language_model
@@ -65,6 +66,25 @@ def test_auto_takes_cudnns_kernels_where_they_can(on_gpu, monkeypatch):
   assert "fmha" not in program(half(SPEC.replace(attention_softcap=5.0)))
   monkeypatch.setattr(Gpu, "compute_capability", "7.5")
   assert "fmha" not in program(half(SPEC))
+
+
+def test_images_have_cudnns_kernels_too(on_gpu):
+  def text(**options):
+    model = models.vit(
+      num_classes=3, image_shape=(8, 8, 1), patch=4, width=16, depth=1, heads=2, **options
+    )
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    image = jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.float32)
+
+    def loss(variables):
+      batch = {"image": jnp.zeros(image.shape)}
+      return model.apply(variables, batch, taps=frozenset({"logits"}))[0].logits.mean()
+
+    with jax.numpy_dtype_promotion("standard"):
+      traced = jax.jit(jax.grad(loss)).trace(shapes._replace(state={}))
+      return traced.lower(lowering_platforms=("cuda",)).as_text()
+
+  assert "fmhaSoftmaxBackward(" in text(dtype="bfloat16") and "fmha" not in text()
 
 
 def test_cudnns_attention_is_not_computed_again(on_gpu):
