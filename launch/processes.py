@@ -106,9 +106,9 @@ def one_of_several() -> Iterator[None]:
   try:
     yield
   except BaseException as error:
-    wait_s = 0.0 if isinstance(error, KeyboardInterrupt) else GOODBYE_S
     if not jax.distributed.is_initialized() or (isinstance(error, SystemExit) and not error.code):
       raise
+    wait_s = 0.0 if isinstance(error, KeyboardInterrupt) else GOODBYE_S
     if isinstance(error, SystemExit):
       status = error.code if isinstance(error.code, int) else 1
     elif is_lost(error):

@@ -237,6 +237,8 @@ class Checkpoints:
       except KdjaxError:
         raise
       except Exception as error:  # Orbax, tensorstore and JSON each raise classes of their own
+        if is_lost(error):  # no damage, but the end of this job
+          raise
         failed[step] = f"{type(error).__name__}: {_first_line(error)}"
         continue
       self._set_aside(failed)

@@ -35,6 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
   names = told.only.split(",") if told.only else list(FAULTS)
   if unknown := set(names) - set(FAULTS):
     parser.error(f"there is no fault {', '.join(unknown)}; there are {', '.join(FAULTS)}")
+  if told.keep and told.keep.is_dir() and any(told.keep.iterdir()):
+    parser.error(f"--keep={told.keep} must be a new or an empty folder")
   results: dict[str, list[Found]] = {}
   began = time.monotonic()
   with tempfile.TemporaryDirectory(prefix="kdjax_faults_") as folder:

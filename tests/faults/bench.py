@@ -22,7 +22,7 @@ from tests.faults.job import EVERY
 JOB = "tests/faults/job.py"
 LAST = records.STEPS
 SAME = "the same bits"
-ROUNDING = "equal to rounding"
+ROUNDING = "values equal to rounding"
 
 
 @dataclasses.dataclass

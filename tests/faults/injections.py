@@ -42,8 +42,8 @@ def damaged(bench: Bench, most: int, *, how: Callable[[Bench, Path], None]) -> F
   before = checkpoints(workdir)
   before.pop(f"checkpoints/{step}")
   found = bench.compare(workdir, before)
-  if not list((workdir / "checkpoints").glob("damaged-*")):
-    found.outcome = f"{found.outcome}, the damage does not matter"
+  aside = list((workdir / "checkpoints").glob("damaged-*"))
+  found.outcome = f"{'the one before is used' if aside else 'read all the same'}, {found.outcome}"
   return found
 
 
@@ -125,7 +125,7 @@ def vanished(bench: Bench, most: int) -> Found:
   if not status:
     return MISSED
   (own / "gone").rename(own / records.LATE)
-  named = records.LATE in last_line(said)
+  named = records.LATE in said.splitlines()[-1]
   end = (status if named else -1, said)
   return _after_error(bench, workdir, before, end, whole=bench.whole(data=str(data)), data=own)
 
