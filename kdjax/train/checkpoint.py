@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
 from kdjax.errors import KdjaxError
@@ -224,22 +225,25 @@ class Checkpoints:
     args = {name: ocp.args.StandardRestore(value) for name, value in groups.items()}
     failed: dict[int, str] = {}
     for step in reversed(self.steps()):
+      reason, meta, fields = "", {}, {}
       try:
-        meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
-        meta = meta[META]
+        meta = self._read(step, {META: ocp.args.JsonRestore()})[META]
         _check_meta(meta)
         matches(meta)
         saved = {k: v for k, v in meta["shapes"].items() if k.partition("/")[0] in target}
         check_shapes(saved, shapes_of(target), self.folder / str(step))
-        found = self._manager.restore(step, args=ocp.args.Composite(**args))
+        found = self._read(step, args)
         fields = {name: found[name] for name in groups if name != REST} | found.get(REST, {})
-        _check_sums(meta["checksums"], checksums_of(fields))
       except KdjaxError:
         raise
       except Exception as error:  # Orbax, tensorstore and JSON each raise classes of their own
-        if is_lost(error):  # no damage, but the end of this job
-          raise
-        failed[step] = f"{type(error).__name__}: {_first_line(error)}"
+        reason = f"{type(error).__name__}: {_first_line(error)}"
+      # A process reads its own part alone: what is damaged may be another's.
+      if not _by_all(not reason):
+        failed[step] = reason or "another process cannot read its part"
+        continue
+      if wrong := _wrong_sums(meta["checksums"], checksums_of(fields)):
+        failed[step] = f"the bits of {', '.join(wrong[:3])} are not those that were saved"
         continue
       self._set_aside(failed)
       return Restored(step, {name: fields.get(name, target[name]) for name in target}, meta)
@@ -249,6 +253,22 @@ class Checkpoints:
         " folder to start again"
       )
     return None
+
+  def _read(self, step: int, args: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Items of a checkpoint; of their arrays this process's part."""
+    items = ocp.args.Composite(**args)
+    if jax.process_count() == 1:
+      return self._manager.restore(step, args=items)
+    # The manager waits for all processes after each item: for ever, where one could not read its.
+    own = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+      primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process_{own}"
+    )
+    handler = ocp.CompositeCheckpointHandler(
+      composite_options=ocp.CompositeOptions(multiprocessing_options=alone)
+    )
+    with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
+      return checkpointer.restore(self.folder / str(step), args=items)
 
   def read_meta(self) -> dict[str, Any]:
     """The JSON of the newest checkpoint in which it can be read; {} without any."""
@@ -269,6 +289,7 @@ class Checkpoints:
         shutil.rmtree(aside, ignore_errors=True)
         (self.folder / str(step)).rename(aside)
     if failed and not self._read_only:
+      _by_all(True)  # none looks before they are moved
       self._manager.reload()
 
   @contextlib.contextmanager
@@ -297,11 +318,16 @@ def _group(fields: Mapping[str, PyTree]) -> dict[str, PyTree]:
   return full | ({REST: rest} if rest else {})
 
 
-def _check_sums(saved: Mapping[str, int], found: Mapping[str, int]) -> None:
+def _wrong_sums(saved: Mapping[str, int], found: Mapping[str, int]) -> list[str]:
   # Files carry no checksum of their own: a flipped bit in one can be read without an error.
-  wrong = sorted(name for name in found if found[name] != saved[name])
-  if wrong:
-    raise ValueError(f"the bits of {', '.join(wrong[:3])} are not those that were saved")
+  return sorted(name for name in found if found[name] != saved[name])
+
+
+def _by_all(done: bool) -> bool:
+  """Whether every process of the job says so."""
+  if jax.process_count() == 1:
+    return done
+  return bool(np.all(multihost_utils.process_allgather(np.array(done))))
 
 
 def _digest(meta: Mapping[str, Any]) -> str:
