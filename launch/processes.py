@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import socket
@@ -175,17 +176,34 @@ def _meet(names, coordinator: str, processes: int, process: int, waits: _Waits) 
   timeout_s = waits.join
   until = time.monotonic() + timeout_s
   who = f"process {process} of {processes}"
+  where = f"{who}, {names[0]}={coordinator}"
+  remedy = "Process 0 needs that port free on its host, and each process a number of its own"
   if process > 0:
     _reach(coordinator, until, f"{who}: nobody answers at {names[0]}={coordinator}", timeout_s)
+  else:
+    _check_free(coordinator, where, remedy)
   _initialize(
-    f"{who}, {names[0]}={coordinator}",
-    "Process 0 needs that port free on its host, and each process a number of its own",
+    where,
+    remedy,
     # Those that process 0 leaves waiting are aborted: where all start together it goes last.
     waits._replace(join=timeout_s + 2 if process == 0 else max(until - time.monotonic(), 1.0)),
     coordinator_address=coordinator,
     num_processes=processes,
     process_id=process,
   )
+
+
+def _check_free(coordinator: str, where: str, remedy: str) -> None:
+  """Raises KdjaxError for a port that is taken: jax's service would end in a segmentation fault."""
+  port = int(coordinator.rsplit(":", 1)[1])
+  family, host = (socket.AF_INET6, "::") if socket.has_ipv6 else (socket.AF_INET, "")
+  try:
+    with socket.socket(family) as own:
+      own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that has just been given up
+      own.bind((host, port))
+  except OSError as error:
+    if error.errno == errno.EADDRINUSE:
+      raise KdjaxError(f"{where}: {error.strerror}. {remedy}") from None
 
 
 def _reach(coordinator: str, until: float, told: str, timeout_s: float) -> None:
