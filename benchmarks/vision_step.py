@@ -1,6 +1,6 @@
 """Image distillation steps of kdjax beside the same mathematics in PyTorch eager: time and memory.
 
-  python benchmarks/vision_step.py --pytorch=PYTHON [--cases=kd,at,deit] [--rounds=3] [--steps=10]
+  python -m benchmarks.vision_step --pytorch=PYTHON [--cases=kd,at,deit] [--rounds=3] [--steps=10]
 
 Three distillers, float32, images of 32 x 32 x 3 in batches of 64, 100 classes, two threads:
 
@@ -150,6 +150,14 @@ def compare(case: str, arguments) -> None:
     each = ", ".join(f"{s} {t[name]:.3f}" for s, t in zip(SIDES[1:], theirs, strict=True))
     best = min(theirs, key=lambda own: own["seconds"])
     print(f"  {name:8s} kdjax {ours[name]:.3f} {unit}; {each}; ratio {ours[name] / best[name]:.3f}")
+  from benchmarks.table import Row, emit  # the other side's Python may not have the project
+
+  best = min(theirs, key=lambda own: own["seconds"])
+  names = {"seconds": ("time", 0.9), "peak_gb": ("peak memory", 0.6)}
+  emit(
+    Row(f"vision step, {case}, {what}", ours[name], best[name], units[name], "PyTorch eager", bar)
+    for name, (what, bar) in names.items()
+  )
   own, other = found["kdjax"][0]["losses"], found["contiguous_format"][0]["losses"]
   apart = max(abs(a - b) / abs(b) for a, b in zip(own, other, strict=True))
   print(f"  losses of the first {COMPARED} steps {own}, at most {apart:.1e} apart", flush=True)
