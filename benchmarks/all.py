@@ -38,7 +38,7 @@ ALONE = {
 }
 BESIDE_PYTORCH = {
   "language_model_step": ["--rounds=2", "--steps=3"],
-  "vision_step": [],
+  "vision_step": ["--rounds=2", "--steps=5"],
   "decoding": ["--rounds=3"],
 }
 
