@@ -150,6 +150,9 @@ class Checkpoints:
         read_only=read_only,
       ),
     )
+    # With each save Orbax would ask jax for a common stop by the number of its step. The loop asks
+    # by a count of its own, which would go backwards then, and a stop in between be passed by.
+    self._manager.reached_preemption = lambda step: False
 
   def steps(self) -> list[int]:
     """Steps that have a finished checkpoint, oldest first."""

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from kdjax.errors import KdjaxError
@@ -89,6 +90,19 @@ def test_another_mesh_gets_equal_values(folder, before, after):
   kernel = found.items["params"]["kernel"]
   assert kernel.sharding.spec == after[1]
   assert fingerprint(State(**found.items)) == fingerprint(state())
+
+
+def test_a_save_does_not_ask_for_a_common_stop(folder, monkeypatch):
+  # A question by the number of its step would set back the count of the loop's questions.
+  asked = []
+
+  def sync_point(number):
+    asked.append(number)
+    return False
+
+  monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", sync_point)
+  saved(folder, steps=(1, 2)).close()
+  assert not asked
 
 
 def test_weights_can_be_read_without_the_rest(folder):
