@@ -1,5 +1,6 @@
 """Two real processes train what one process trains on the same mesh."""
 
+import functools
 import json
 import os
 import socket
@@ -93,16 +94,19 @@ print(json.dumps({"nll": result.evaluation["nll"]}))
 """
 
 
-def test_two_processes_follow_the_domains_as_one_does(tmp_path, text):
-  def follow(name: str, devices: int, **environment: str):
-    return subprocess.Popen(
-      [sys.executable, "-c", FOLLOW, text, tmp_path / name],
-      cwd=ROOT,
-      env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla.flags(devices)} | environment,
-      stdout=subprocess.PIPE,
-      text=True,
-    )
+def run_script(script: str, text: Path, parent: Path, name: str, devices: int, **environment: str):
+  """A Python script as a process of its own: `SCRIPT TEXT PARENT/NAME`."""
+  return subprocess.Popen(
+    [sys.executable, "-c", script, text, parent / name],
+    cwd=ROOT,
+    env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla.flags(devices)} | environment,
+    stdout=subprocess.PIPE,
+    text=True,
+  )
 
+
+def test_two_processes_follow_the_domains_as_one_does(tmp_path, text):
+  follow = functools.partial(run_script, FOLLOW, text, tmp_path)
   cluster = {"JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}", "JAX_NUM_PROCESSES": "2"}
   started = [follow("two", 1, JAX_PROCESS_ID=str(i), **cluster) for i in range(2)]
   started += [follow("one", 2)]
@@ -168,15 +172,7 @@ def weights(folder: Path):
 
 
 def test_four_processes_train_and_store_what_one_does_and_each_reads_its_rows(tmp_path, text):
-  def begin(name: str, devices: int, **environment: str):
-    return subprocess.Popen(
-      [sys.executable, "-c", LANGUAGE_MODEL, text, tmp_path / name],
-      cwd=ROOT,
-      env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla.flags(devices)} | environment,
-      stdout=subprocess.PIPE,
-      text=True,
-    )
-
+  begin = functools.partial(run_script, LANGUAGE_MODEL, text, tmp_path)
   cluster = {"JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}", "JAX_NUM_PROCESSES": "4"}
   started = [begin("one", 4)]
   started += [begin("four", 1, JAX_PROCESS_ID=str(i), **cluster) for i in range(4)]

@@ -121,7 +121,7 @@ def _even(mask: Array | None) -> bool:
 
 
 def cudnn_can(query: Array, mask: Array | None = None, bias: Array | None = None) -> bool:
-  """Whether cuDNN's kernels can compute it here, of which a whole step took 0.39 of the time."""
+  """Whether cuDNN's kernels can compute it here: see "A step on a GPU" in benchmarks/README.md."""
   return (
     jax.default_backend() == "gpu"
     and sequence_parts() == 1
