@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from kdjax.errors import KdjaxError
@@ -16,26 +15,11 @@ from kdjax.plan import flops as flops_lib
 from kdjax.plan.chips import Chip
 from kdjax.plan.collectives import Collective, collectives
 from kdjax.resolve import hint
-from kdjax.train.build import build_objective, build_program
 from kdjax.train.config import Config, check_config
-from kdjax.train.domains import follow_domains
-from kdjax.train.loop import Compiled, compile_program
-from kdjax.train.mesh import (
-  AXES,
-  BATCH,
-  batch_sharding,
-  check_batch,
-  check_sequence,
-  make_mesh,
-  moment_rules,
-  student_rules,
-  teacher_rules,
-  whole_shapes,
-)
-from kdjax.train.pretrained import build_teacher
+from kdjax.train.loop import Compiled
+from kdjax.train.mesh import AXES, BATCH
+from kdjax.train.outline import outline, teacher_shapes
 from kdjax.train.stages import stages_of
-from kdjax.train.streams import load_data, open_data
-from kdjax.train.vocabulary import check_vocabularies
 
 PyTree = Any
 
@@ -163,29 +147,15 @@ def lay_out(config: Config, sizes: Mapping[str, int], devices: Sequence[Any] | N
   """
   check_config(config)
   config = stages_of(config)[-1].config | {"mesh": dict(sizes)}
-  mesh = make_mesh(**sizes, devices=devices)
-  check_batch(config["batch_size"], mesh)
-  check_sequence(config["data"], mesh)
-  check_batch(config["eval"]["batch_size"], mesh, field="config.eval.batch_size")
-  data = load_data(config["data"])
-  teacher = None
-  if config["teacher"]:
-    objective = build_objective(config["objective"], data=data.whole)
-    check_vocabularies(config, data.whole, objective)
-    teacher = build_teacher(config, data.whole, abstract=True)
-  program, student = build_program(config, data.whole, teacher)
-  read = open_data(config, data, mesh, program.streams, prepare_on=program.prepare_on)
-  read = follow_domains(config, data, program, read, mesh)
-  own = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, next(read.stream)))
-  # The devices may be those of several hosts, of which this process reads for one.
-  batch = whole_shapes(own, batch_sharding(mesh), config["batch_size"])
-  rules = teacher_rules(config["teacher"].get("rules", {}))
-  own_rules = student_rules(config["student_rules"])
-  compiled = compile_program(
-    program, mesh, batch, rules=rules, own_rules=own_rules, moment_rules=moment_rules(config)
-  )
-  sides = 1 if teacher is None else 2
-  return Step(mesh, compiled, batch, sides * _logits_of_chunk(config, mesh, student.num_classes))
+  if config["teacher"].get("mesh"):
+    raise KdjaxError(
+      "config.teacher.mesh puts the teacher on devices of its own, and a plan is of one mesh; leave"
+      " it empty to plan both on that of --mesh"
+    )
+  own = outline(config, teacher_shapes(config), devices)
+  sides = 2 if config["teacher"] else 1
+  chunk = sides * _logits_of_chunk(config, own.mesh, own.student.num_classes)
+  return Step(own.mesh, own.compiled, own.batch, chunk)
 
 
 def _logits_of_chunk(config: Config, mesh: Mesh, classes: int) -> int:

@@ -22,6 +22,22 @@ class Start(NamedTuple):
   objective_params: PyTree = ()
 
 
+class Apart(NamedTuple):
+  """What devices of its own compute of each batch before the program reads it.
+
+  Attributes:
+    fill: `fill(frozen, batch) -> dict` of what is put into a training batch, rows first.
+    fill_held_out: the same of an evaluation batch.
+    frozen: arrays that both read.
+    axes: their logical axis names.
+  """
+
+  fill: Callable[..., dict]
+  fill_held_out: Callable[..., dict]
+  frozen: PyTree
+  axes: PyTree
+
+
 class Program(NamedTuple):
   """A training procedure as pure functions on one state pytree.
 
@@ -40,6 +56,7 @@ class Program(NamedTuple):
       before the first step; None where nothing is to be prepared.
     prepare_on: what that pass is over: "train" or "validation".
     streams: names of the data streams in a batch; all but "train" are nested under their name.
+    apart: what is computed elsewhere first; None for nothing.
   """
 
   init: Callable[..., Any]
@@ -51,3 +68,4 @@ class Program(NamedTuple):
   prepare: Callable[..., Any] | None = None
   prepare_on: str = "train"
   streams: tuple[str, ...] = ("train",)
+  apart: Apart | None = None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 
 from kdjax.objectives.base import Batch
 
 SECOND = "second_image"
+# What a teacher on other devices has said of a batch's rows: [B, 2, ...] where they have two views.
+TOLD = "told"
 
 
 def both_views(batch: Batch) -> Batch:
@@ -25,6 +28,9 @@ def both_views(batch: Batch) -> Batch:
   if SECOND not in batch:
     return batch
   image = jnp.stack([batch["image"], batch[SECOND]], axis=1)
-  rest = {key: jnp.repeat(x, 2, axis=0) for key, x in batch.items() if key not in ("image", SECOND)}
+  own = ("image", SECOND, TOLD)
+  rest = {key: jnp.repeat(x, 2, axis=0) for key, x in batch.items() if key not in own}
   views = jnp.tile(jnp.arange(2, dtype=jnp.int32), image.shape[0])
+  if TOLD in batch:
+    rest[TOLD] = jax.tree.map(lambda x: x.reshape((-1, *x.shape[2:])), batch[TOLD])
   return rest | {"image": image.reshape((-1, *image.shape[2:])), "view": views}

@@ -26,9 +26,12 @@ from kdjax.objectives.combinators import combine
 from kdjax.objectives.standardized import standardized
 from kdjax.outputs import Head
 from kdjax.programs.answers import with_answers
-from kdjax.programs.base import Program
+from kdjax.programs.apart import apart
+from kdjax.programs.base import Apart, Program
+from kdjax.programs.distill import teacher_taps
 from kdjax.programs.drives import drives
 from kdjax.programs.evaluators import (
+  HEADED,
   Evaluator,
   classifier,
   corrupted_images,
@@ -263,7 +266,11 @@ def build_program(
     rows = functools.partial(over_rows, row_axes_of(student_rules(config["student_rules"])))
     student = student._replace(apply=rows(student.apply))
     objective = objective._replace(apply=rows(objective.apply))
+  elsewhere = None
+  if teacher is not None and config["teacher"].get("mesh"):
+    teacher, elsewhere = _apart(config, teacher, objective, data)
   program = make(student, objective, tx, teacher=teacher, evaluator=evaluator_of(data), **own)
+  program = program._replace(apart=elsewhere)
   if config["on_nonfinite"] not in ON_NONFINITE:
     raise KdjaxError(
       f"config.on_nonfinite = {config['on_nonfinite']!r} does not exist; what does:"
@@ -272,6 +279,26 @@ def build_program(
   if config["on_nonfinite"] == "skip":
     program = skip_nonfinite(program)
   return program, student
+
+
+def _apart(
+  config: Mapping[str, Any], teacher: Teacher, objective: Objective, data: DataSet | TextData
+) -> tuple[Teacher, Apart]:
+  field, kind, name = "config.teacher.mesh", config["teacher"]["kind"], config["program"]["name"]
+  if kind in ("ema", "cached"):
+    raise KdjaxError(
+      f"{field} puts a teacher that is computed for each batch on devices of its own, and"
+      f" config.teacher.kind is {kind!r}; leave {field} empty"
+    )
+  if name != "distill":
+    raise KdjaxError(
+      f"{field}: the program {name!r} asks the teacher inside its step; leave {field} empty, or lay"
+      " it out by config.teacher.rules"
+    )
+  taps = teacher_taps(objective, teacher)
+  headed = is_text(data) and teacher.taps >= HEADED
+  held_out = HEADED if headed else teacher.taps & {"logits", "embedding"}
+  return apart(teacher, taps, held_out, data.train.read(np.arange(1)) if headed else {})
 
 
 def _adopting(student: Model, teacher: Teacher | None, data: DataSet) -> Model:

@@ -41,6 +41,7 @@ FIELDS: Mapping[str, Any] = {
     "temperature": float,
     "dtype": str | None,
     "rules": dict,
+    "mesh": dict,
     "decay": float,
     "cache": str,
     "store": dict,

@@ -20,7 +20,8 @@ from kdjax.programs.replicate import replicate
 from kdjax.resolve import check_type
 from kdjax.train.build import build_program, is_text, made
 from kdjax.train.config import Config
-from kdjax.train.loop import Data, jit_on, summarize
+from kdjax.train.loop import Data, summarize
+from kdjax.train.memory import jit_on
 from kdjax.train.mesh import batch_sharding, place
 from kdjax.train.streams import Splits, Together, evaluation_passes
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from kdjax.data.choices import Choice
@@ -23,27 +22,15 @@ from kdjax.train import report
 from kdjax.train.build import (
   build_model,
   build_objective,
-  build_program,
   is_text,
   teacher_side,
 )
 from kdjax.train.checkpoint import fingerprint, writable
 from kdjax.train.config import Config, check_config, identity, merge
-from kdjax.train.domains import follow_domains
 from kdjax.train.emulated_teacher import prepare_emulated
 from kdjax.train.emulation import parts_of
-from kdjax.train.loop import compile_program
-from kdjax.train.mesh import (
-  batch_sharding,
-  check_batch,
-  check_sequence,
-  make_mesh,
-  moment_rules,
-  student_rules,
-  teacher_rules,
-  whole_shapes,
-)
 from kdjax.train.metrics import curves, read_metrics
+from kdjax.train.outline import outline, teacher_shapes
 from kdjax.train.pretrained import build_teacher, teacher_config, trains_teacher
 from kdjax.train.queries import check_rounds
 from kdjax.train.samples import write_samples
@@ -51,8 +38,7 @@ from kdjax.train.selection import checked, reference_config
 from kdjax.train.stage import Stop, train, trained, versions
 from kdjax.train.stages import check_handover, stages_of, train_stages
 from kdjax.train.stored_teacher import is_stored, live_config, store_options, store_teacher
-from kdjax.train.streams import load_data, open_data
-from kdjax.train.vocabulary import check_vocabularies
+from kdjax.train.streams import load_data
 
 
 def run_job(config: Config, workdir: Path, *, stop: Stop = lambda: False) -> dict[str, Any]:
@@ -205,11 +191,7 @@ def dry_run(config: Config, variants: Sequence[str] = ("method",)) -> None:
 
 def dry_stage(config: Config) -> None:
   """The same for one run, whose teacher is not read but known by its shapes."""
-  teacher = None
-  if config["teacher"]:
-    data = load_data(config["data"]).whole
-    check_vocabularies(config, data, build_objective(config["objective"], data=data))
-    teacher = build_teacher(config, data, abstract=True)
+  teacher = teacher_shapes(config)
   metrics, name = trace(config, teacher), config["eval"]["best_metric"]
   if name not in metrics:
     raise KdjaxError(f"config.eval.best_metric = {name!r} is not evaluated{hint(name, metrics)}")
@@ -221,27 +203,10 @@ def dry_stage(config: Config) -> None:
 
 def trace(config: Config, teacher: Teacher | None) -> list[str]:
   """Traces one run; the names of its final scalar metrics."""
-  mesh = make_mesh(**config["mesh"])
-  check_batch(config["batch_size"], mesh)
-  check_sequence(config["data"], mesh)
-  check_batch(config["eval"]["batch_size"], mesh, field="config.eval.batch_size")
-  data = load_data(config["data"])
-  program, _ = build_program(config, data.whole, teacher)
-  read = open_data(config, data, mesh, program.streams, prepare_on=program.prepare_on)
-  read = follow_domains(config, data, program, read, mesh)
-  batch, held_out = jax.eval_shape(
-    lambda: jax.tree.map(jnp.asarray, (next(read.stream), next(iter(read.evaluation()))))
-  )
-  rows = batch_sharding(mesh)
-  batch = whole_shapes(batch, rows, config["batch_size"])
-  held_out = whole_shapes(held_out, rows, config["eval"]["batch_size"])
-  rules = teacher_rules(config["teacher"].get("rules", {}))
-  own_rules = student_rules(config["student_rules"])
-  compiled = compile_program(
-    program, mesh, batch, rules=rules, own_rules=own_rules, moment_rules=moment_rules(config)
-  )
-  jax.eval_shape(compiled.step, compiled.abstract_state, program.frozen, batch)
-  pairs = jax.eval_shape(compiled.evaluate, compiled.abstract_state, program.frozen, held_out)
+  own = outline(config, teacher)
+  compiled, frozen = own.compiled, own.program.frozen
+  jax.eval_shape(compiled.step, compiled.abstract_state, frozen, own.batch)
+  pairs = jax.eval_shape(compiled.evaluate, compiled.abstract_state, frozen, own.held_out)
   metrics = finalize(jax.tree.map(lambda pair: np.ones(pair.shape), pairs))
   return [name for name, value in metrics.items() if isinstance(value, float)]
 

@@ -20,7 +20,8 @@ from kdjax.evaluation.classification import finalize
 from kdjax.programs.base import Program, Start
 from kdjax.train import metrics as metric_lib
 from kdjax.train.checkpoint import Checkpoints
-from kdjax.train.memory import compile_ahead, compiler_options
+from kdjax.train.feed import Feed
+from kdjax.train.memory import compile_ahead, jit_on
 from kdjax.train.mesh import (
   STUDENT_RULES,
   TEACHER_RULES,
@@ -164,23 +165,12 @@ def compile_program(
   )
 
 
-def jit_on(mesh: Mesh, function: Callable, **layout) -> Callable:
-  """`jax.jit` for the devices of a mesh; `layout` holds its shardings and donations."""
-
-  @functools.wraps(function)
-  def traced(*args):
-    # What is written for a single device asks here whether it has one.
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-      return function(*args)
-
-  return jax.jit(traced, compiler_options=compiler_options(mesh), **layout)
-
-
-def evaluate(compiled: Compiled, state: Any, batches: Iterable[PyTree]) -> dict[str, Any]:
+def evaluate(
+  compiled: Compiled, state: Any, feed: Feed, batches: Iterable[PyTree]
+) -> dict[str, Any]:
   """One pass over evaluation batches; returns finished metrics."""
   return summarize(
-    compiled.evaluate(state, compiled.frozen, place(batch, compiled.batch_sharding))
-    for batch in batches
+    compiled.evaluate(state, compiled.frozen, feed.held_out(batch)) for batch in batches
   )
 
 
@@ -206,6 +196,7 @@ def run(
   rules: Rules = TEACHER_RULES,
   own_rules: Rules = STUDENT_RULES,
   moment_rules: Rules | None = None,
+  other: Mesh | None = None,
   start: Callable[[], Start | None] = lambda: None,
   name: str = "train",
   stop: Callable[[], bool] = lambda: False,
@@ -227,6 +218,7 @@ def run(
     rules: where the program's frozen arrays lie (see `compile_program`).
     own_rules: where its state lies.
     moment_rules: where the optimiser's part of it lies.
+    other: where what the program has computed apart from its step runs.
     start: gives what a new run starts from, on the mesh; None for random.
     name: shown on the progress bar.
     stop: asked after every step; True saves and raises Interrupted.
@@ -245,7 +237,8 @@ def run(
   position = data.stream.get_state()
   first = next(data.stream)
   data.stream.set_state(position)
-  batch_shape = jax.eval_shape(lambda b: b, place(first, batch_sharding(mesh)))
+  feed = Feed(program, mesh, other, rules)
+  batch_shape = feed.shapes(jax.eval_shape(lambda b: b, place(first, batch_sharding(mesh))))
   compiled = compile_program(
     program, mesh, batch_shape, rules=rules, own_rules=own_rules, moment_rules=moment_rules
   )
@@ -259,7 +252,7 @@ def run(
     step, state = 0, compiled.init(jax.random.key(seed), start_weights)
     if compiled.prepare is not None:
       for batch in data.training_pass():
-        state = compiled.prepare(state, compiled.frozen, place(batch, compiled.batch_sharding))
+        state = compiled.prepare(state, compiled.frozen, feed.train(batch))
   else:
     step, state = restored.step, type(compiled.abstract_state)(**restored.items)
     data.stream.set_state(restored.meta["data"])
@@ -270,7 +263,7 @@ def run(
   first_step = step
   latest: dict[str, Any] = {}
   if restored is None and start_weights is not None:  # what they are worth before any training
-    log.write(0, "eval", _scalars(evaluate(compiled, state, data.evaluation())))
+    log.write(0, "eval", _scalars(evaluate(compiled, state, feed, data.evaluation())))
   with _progress(schedule, step, name) as bar:
     watch, profiler = Stopwatch(), Profiler(profile, workdir)
     window = _Window(schedule, log, bar, batch_shape, restored and restored.meta["window"], watch)
@@ -278,11 +271,12 @@ def run(
       if data.adapt is not None:
         data.adapt(step, state, compiled.frozen)
       with watch.on("data"):
-        batch = place(next(data.stream), compiled.batch_sharding)
+        batch = feed.train(next(data.stream))
       if step == first_step:
         compile_ahead(compiled.step, state, compiled.frozen, batch)
       profiler.before(step + 1)
       state, pairs = compiled.step(state, compiled.frozen, batch)
+      feed.stepped(pairs)
       step += 1
       profiler.after(step, pairs)
       bar.update()
@@ -295,7 +289,7 @@ def run(
       if due["eval"] or last:
         window.flush()
         with watch.on("eval"):
-          evaluation = latest = evaluate(compiled, state, data.evaluation())
+          evaluation = latest = evaluate(compiled, state, feed, data.evaluation())
         log.write(step, "eval", _scalars(evaluation))
       if due["save"] or last or stopping:
         window.flush()  # a state that came with a non-finite loss is never saved
@@ -311,7 +305,7 @@ def run(
   checkpoints.wait()
   log.close()
   if not latest:  # already finished before this process started
-    latest = evaluate(compiled, state, data.evaluation())
+    latest = evaluate(compiled, state, feed, data.evaluation())
   return RunResult(state, latest, time.monotonic() - started, step - first_step)
 
 

@@ -1,12 +1,14 @@
-"""What a compiled step needs of a CPU's memory beside its arrays."""
+"""How programs are compiled, and what they need of a CPU's memory beside their arrays."""
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import gc
 from collections.abc import Callable
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
 
@@ -20,6 +22,18 @@ def compiler_options(mesh: Mesh) -> dict[str, Any]:
   if mesh.devices.flat[0].platform != "cpu":
     return {}
   return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+
+
+def jit_on(mesh: Mesh, function: Callable, **layout) -> Callable:
+  """`jax.jit` for the devices of a mesh; `layout` holds its shardings and donations."""
+
+  @functools.wraps(function)
+  def traced(*args):
+    # What is written for a single device asks here whether it has one.
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+      return function(*args)
+
+  return jax.jit(traced, compiler_options=compiler_options(mesh), **layout)
 
 
 def compile_ahead(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from kdjax.errors import KdjaxError
-from kdjax.resolve import hint
+from kdjax.resolve import check_type, hint
 
 PyTree = Any
 LOG = logging.getLogger("kdjax")
@@ -88,6 +88,43 @@ def make_mesh(
   except NotImplementedError:  # axes that do not fit those of the slice
     grid = np.asarray(devices[:wanted]).reshape(tuple(sizes.values()))
     return Mesh(grid, AXES, axis_types=types)
+
+
+def meshes_of(
+  config: Mapping[str, Any], devices: Sequence[Any] | None = None
+) -> tuple[Mesh, Mesh | None]:
+  """The mesh of `config.mesh`, and of `config.teacher.mesh` where the teacher has one of its own.
+
+  The teacher takes the last devices, the student the first ones or, with a size of -1, the others.
+
+  Args:
+    config: the whole.
+    devices: to take instead of JAX's own.
+
+  Raises:
+    KdjaxError: more than there are together, or a teacher's own mesh in a job of several processes.
+  """
+  devices = jax.devices() if devices is None else devices
+  sizes = config["teacher"].get("mesh", {})
+  if not sizes:
+    return make_mesh(**config["mesh"], devices=devices), None
+  for name, size in sizes.items():
+    if name not in AXES:
+      raise KdjaxError(f"config.teacher.mesh.{name} does not exist{hint(name, AXES)}")
+    check_type(size, int, f"config.teacher.mesh.{name}")
+  wanted = math.prod(sizes.values())
+  if min(sizes.values()) < 1 or wanted >= len(devices):
+    raise KdjaxError(
+      f"config.teacher.mesh = {dict(sizes)} takes {wanted} of {len(devices)} devices; every size"
+      " must be positive, and at least one device be left for the student"
+    )
+  if jax.process_count() > 1:
+    raise KdjaxError(
+      "config.teacher.mesh puts the teacher on devices of its own in a job of one process; in one"
+      " of several, lay it out by config.teacher.rules"
+    )
+  own, theirs = devices[:-wanted], devices[-wanted:]
+  return make_mesh(**config["mesh"], devices=own), make_mesh(**{"data": 1, **sizes}, devices=theirs)
 
 
 def teacher_rules(overrides: Rules) -> Rules:

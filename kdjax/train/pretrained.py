@@ -22,7 +22,7 @@ from kdjax.train.build import build_model, teacher_side
 from kdjax.train.checkpoint import FOLDER, Checkpoints, fingerprint
 from kdjax.train.config import Config, check_config, merge
 from kdjax.train.emulation import TARGET, emulated_model, parts_of
-from kdjax.train.mesh import make_mesh, shardings, teacher_rules
+from kdjax.train.mesh import meshes_of, shardings, teacher_rules
 from kdjax.train.streams import teacher_data
 
 KINDS = ("cached", "ema", "emulated", "frozen")
@@ -89,7 +89,7 @@ def _build(
   if model.start is not None and not folders:
     if abstract:
       return _cast(model, jax.eval_shape(model.init, jax.random.key(0)), spec["dtype"], abstract)
-    placed = _placed(model, make_mesh(**config["mesh"]), rules)
+    placed = _placed(model, _mesh(config), rules)
     dtype = spec["dtype"] if model.settled is None else None
     weights = model.start(placed, dtype)
     own = jax.eval_shape(model.init, jax.random.key(0)).params
@@ -107,7 +107,7 @@ def _build(
       for folder in given:
         find_checkpoints(folder)
   else:
-    mesh = make_mesh(**config["mesh"])
+    mesh = _mesh(config)
     with within("config.teacher.checkpoint") if given else contextlib.nullcontext():
       weights = [load_model(folder, model, mesh, rules) for folder in folders]
   members = [_cast(model, w, spec["dtype"], abstract) for w in weights]
@@ -115,6 +115,12 @@ def _build(
     return members[0]
   with within("config.teacher"):
     return teachers.ensemble(members, rule=spec["combine"], temperature=spec["temperature"])
+
+
+def _mesh(config: Config):
+  """Where the teacher lies: on devices of its own, or on the student's."""
+  mesh, own = meshes_of(config)
+  return own or mesh
 
 
 def _placed(model: Model, mesh, rules: Mapping[str, Any]) -> ModelVars:
@@ -175,6 +181,7 @@ def teacher_config(config: Config, index: int = 0) -> Config:
     "student": spec["model"],
     "student_rules": {},
     "optimizer_rules": {},
+    "teacher": dict(spec) | {"mesh": {}},  # it is trained on all devices
     "data": teacher_data(own["data"]),
     "seed": own["seed"] + 1000 + index,  # a teacher is not the student's twin
     "program": {"name": "distill"},

@@ -24,7 +24,8 @@ from kdjax.objectives.chunks import sum_chunks
 from kdjax.programs.evaluators import CHUNK, HEADED
 from kdjax.teachers import Teacher
 from kdjax.train.checkpoint import fingerprint
-from kdjax.train.loop import Interrupted, jit_on
+from kdjax.train.loop import Interrupted
+from kdjax.train.memory import jit_on
 from kdjax.train.mesh import TEACHER_RULES, Rules, batch_sharding, place, shardings
 from kdjax.train.streams import evaluation_passes
 

@@ -24,7 +24,7 @@ from kdjax.train.config import Config, differences, identity
 from kdjax.train.domains import follow_domains
 from kdjax.train.loop import Interrupted, RunResult, Schedule, run
 from kdjax.train.lost import is_lost
-from kdjax.train.mesh import Rules, make_mesh, moment_rules, shardings, student_rules, teacher_rules
+from kdjax.train.mesh import Rules, meshes_of, moment_rules, shardings, student_rules, teacher_rules
 from kdjax.train.rollback import rolling_back
 from kdjax.train.streams import Splits, load_data, open_data
 from kdjax.train.timing import profile_range
@@ -66,7 +66,8 @@ def train(
   """
   if stop():
     raise Interrupted(f"did not begin {name}")
-  mesh, own_rules = make_mesh(**config["mesh"]), student_rules(config["student_rules"])
+  mesh, teacher_mesh = meshes_of(config)
+  own_rules = student_rules(config["student_rules"])
   data = splits or load_data(config["data"])
   program, student = build_program(config, data.whole, teacher)
   weights = None
@@ -87,7 +88,7 @@ def train(
   own = identity(config) | ({} if seeds is None else {"seeds": list(seeds)})
   meta = {
     "config": own,
-    "teacher_sha256": fingerprint(program.frozen),
+    "teacher_sha256": fingerprint(frozen_of(program)),
     "start_sha256": None if given is None else fingerprint(given),
     "rows": {"train": len(data.train), "test": len(data.whole.test)},
     "versions": versions(),
@@ -143,6 +144,7 @@ def train(
       rules=teacher_rules(config["teacher"].get("rules", {})),
       own_rules=own_rules,
       moment_rules=moment_rules(config),
+      other=teacher_mesh,
       start=start,
       name=name,
       stop=stop,
@@ -170,6 +172,12 @@ def trained(result: RunResult, program: Program) -> ModelVars:
   state = result.state
   params = state.ema if jax.tree.leaves(state.ema) else state.params
   return ModelVars(params, state.model_state, program.frozen.student)
+
+
+def frozen_of(program: Program) -> Any:
+  """All that a program reads and never changes: the same wherever its teacher lies."""
+  frozen = program.frozen
+  return frozen if program.apart is None else frozen._replace(teacher=program.apart.frozen)
 
 
 def _start(student: Model, mesh: Mesh, rules: Rules) -> ModelVars:

@@ -12,7 +12,7 @@ from kdjax.objectives.tokens import map_logits
 from kdjax.objectives.unembedding import BLOCK, pull_back, scale
 from kdjax.outputs import Head, Outputs
 from kdjax.plan.collectives import by_kind, collectives
-from kdjax.train.loop import jit_on
+from kdjax.train.memory import jit_on
 from kdjax.train.mesh import make_mesh
 
 BATCH, TIME, WIDTH, VOCAB = 4, 7, 6, 11

@@ -7,7 +7,7 @@ import pytest
 from kdjax import models, teachers
 from kdjax.plan.collectives import collectives
 from kdjax.plan.plan import shard_bytes
-from kdjax.train.loop import jit_on
+from kdjax.train.memory import jit_on
 from kdjax.train.mesh import STUDENT_RULES, TEACHER_RULES, batch_sharding, make_mesh, shardings
 
 LAYOUTS = ({"data": 8}, {"data": 4, "fsdp": 2}, {"data": 1, "fsdp": 8}, {"data": 2, "tensor": 4})

@@ -166,3 +166,9 @@ def test_a_batch_that_the_mesh_does_not_divide():
   odd = config()["eval"] | {"batch_size": 12}
   with pytest.raises(KdjaxError, match=r"config.eval.batch_size = 12 is not divisible by the 8"):
     lay_out(config(eval=odd), DATA)
+
+
+def test_a_teacher_on_devices_of_its_own_is_not_planned():
+  teacher = config()["teacher"] | {"mesh": {"data": 2}}
+  with pytest.raises(KdjaxError, match=r"config.teacher.mesh .*a plan is of one mesh"):
+    lay_out(config(teacher=teacher), DATA)
