@@ -32,8 +32,9 @@ run: install
 smollm2: models
 	$(BIN)/python -m launch.train --config=configs/smollm2.py --workdir=runs/smollm2
 
+# A process of tests that dies ends the run: replaced, it may leave the other waiting without end.
 test: models $(VENV)/.libtpu
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --max-worker-restart=0
 
 lint: install
 	$(BIN)/ruff check .

@@ -112,10 +112,12 @@ def test_a_signal_between_teacher_and_student_stops_all_of_them_after_the_same_s
     pair.send_signal(signal.SIGTERM)  # the second ends them at once
     raise
   assert pair.returncode == 0, said
-  told = re.findall(r"^\[(.)\] saved step (\d+) to .* and stopped", said, re.MULTILINE)
+  told = re.findall(r"^\[(.)\] (.*) and stopped", said, re.MULTILINE)
   assert sorted(number for number, _ in told) == ["0", "1"], said
-  assert {int(step) for _, step in told} == {steps(tmp_path)[-1]}
-  assert steps(tmp_path)[-1] < 20
+  # Heard before the student began, or after one of its first steps; by both alike.
+  if {done for _, done in told} != {"did not begin student_distilled"}:
+    (step,) = {re.match(r"saved step (\d+) to ", done)[1] for _, done in told}
+    assert int(step) == steps(tmp_path)[-1] < 20
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Plans by the compiler for TPUs, which needs none."""
+"""Plans by the compiler for TPUs, which needs none; test_tpu.py runs it in a process of its own."""
 
 import sys
 from pathlib import Path
@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec
 from kdjax.errors import KdjaxError
 from kdjax.plan.chips import CHIPS
 from kdjax.plan.collectives import by_kind
-from kdjax.plan.compilers import choose, devices_of, slice_of
+from kdjax.plan.compilers import devices_of, slice_of
 from kdjax.plan.plan import compile_or_tell, lay_out, plan
 from kdjax.train.mesh import make_mesh
 from tests.plan.test_collectives import LAYERS, MATRIX, sent
@@ -78,24 +78,6 @@ def test_a_program_that_is_too_large_is_told(slice_of_8):
     ("v5p", 512, ("v5p:8x8x8", 1)),
   ],
 )
-def test_slices_are_as_near_to_square_as_can_be(chip, count, name, request):
+def test_libtpu_has_the_slices_that_are_named(library, chip, count, name):
   assert slice_of(chip, count) == name
-  request.getfixturevalue("library")
   assert len(devices_of("tpu", chip, count)) == count
-
-
-def test_which_compiler_is_asked(monkeypatch):
-  monkeypatch.setenv("TPU_LIBRARY_PATH", "somewhere")
-  assert choose("auto", "v5e") == "tpu" and choose("auto", "H100") == "cpu"
-  assert choose("cpu", "v5e") == "cpu" and choose("here", "H100") == "here"
-  monkeypatch.delenv("TPU_LIBRARY_PATH")
-  monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-  assert choose("auto", "v5e") == "cpu"
-  with pytest.raises(KdjaxError, match="pip install libtpu"):
-    choose("tpu", "v5e")
-  with pytest.raises(KdjaxError, match="compiles for v5e, v6e, v5p; --chip = 'H100'"):
-    choose("tpu", "H100")
-  with pytest.raises(KdjaxError, match=r"'xla' does not exist.*auto, cpu, tpu, here"):
-    choose("xla", "v5e")
-  with pytest.raises(KdjaxError, match="12 devices; slices of v5e have a power of two"):
-    slice_of("v5e", 12)
