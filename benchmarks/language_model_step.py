@@ -1,16 +1,18 @@
-"""A distillation step of kdjax beside the same mathematics in PyTorch eager: time and memory.
+"""A distillation step of kdjax beside PyTorch eager and trl's GKD trainer: time and memory.
 
   python -m benchmarks.language_model_step --pytorch=PYTHON [--rows=4] [--tokens=256] [--rounds=3]
 
 SmolLM2-135M (float32) teaches a student of six of its layers by full-vocabulary forward KL; AdamW.
-PyTorch runs `transformers` models with fused AdamW, in the interpreter given by --pytorch. The two
-run in turn, each in a process of its own, so that both meet the same load of the machine; the
+PyTorch runs `transformers` models with fused AdamW, in the interpreter given by --pytorch; trl's
+GKDTrainer the same models on the same rows (beta 0: forward KL; lmbda 0: no texts of the student).
+They run in turn, each in a process of its own, so that all meet the same load of the machine; the
 figures are medians over steps, then over rounds, and their ratios.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import resource
 import statistics
@@ -28,6 +30,7 @@ SIZES = {
   "tie_word_embeddings": True,
 }
 LAYERS, KEPT = 30, 6
+SIDES = ("kdjax", "pytorch", "trl")
 
 
 def kdjax_step(rows: int, tokens: int, chunk_size: int, remat: str):
@@ -67,7 +70,8 @@ def kdjax_step(rows: int, tokens: int, chunk_size: int, remat: str):
   return run
 
 
-def pytorch_step(rows: int, tokens: int):
+def pytorch_models():
+  """(teacher, student)."""
   import torch
   from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -76,7 +80,13 @@ def pytorch_step(rows: int, tokens: int):
   def model(layers: int):
     return LlamaForCausalLM(LlamaConfig(**SIZES, num_hidden_layers=layers))
 
-  teacher, student = model(LAYERS).eval(), model(KEPT).train()
+  return model(LAYERS).eval(), model(KEPT).train()
+
+
+def pytorch_step(rows: int, tokens: int):
+  import torch
+
+  teacher, student = pytorch_models()
   optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4, fused=True)
   text = torch.randint(0, SIZES["vocab_size"], (rows, tokens))
 
@@ -92,18 +102,80 @@ def pytorch_step(rows: int, tokens: int):
   return run
 
 
-def measure(arguments) -> None:
-  """In a process of its own: one step to warm up, then timed ones; one line of JSON."""
-  if arguments.side == "kdjax":
-    run = kdjax_step(arguments.rows, arguments.tokens, arguments.chunk_size, arguments.remat)
-  else:
-    run = pytorch_step(arguments.rows, arguments.tokens)
+def trl_times(rows: int, tokens: int, steps: int) -> list[float]:
+  """Seconds of each step but the first of trl's trainer, its data loading included."""
+  import tempfile
+
+  import torch
+  from datasets import Dataset
+  from tokenizers import Tokenizer, models
+  from transformers import PreTrainedTokenizerFast, TrainerCallback
+  from trl.experimental.gkd import GKDConfig, GKDTrainer
+
+  teacher, student = pytorch_models()
+  own = Tokenizer(models.WordLevel({"<pad>": 0, "<end>": 1}, unk_token="<pad>"))
+  tokenizer = PreTrainedTokenizerFast(tokenizer_object=own, pad_token="<pad>", eos_token="<end>")
+  text = torch.randint(0, SIZES["vocab_size"], (rows * (steps + 1), tokens))
+  ends = []
+
+  def collate(examples):
+    ids = torch.tensor([example["input_ids"] for example in examples])
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+
+  class Watch(TrainerCallback):
+    def on_step_end(self, *args, **kwargs):
+      ends.append(time.perf_counter())
+
+  with tempfile.TemporaryDirectory() as folder:
+    options = GKDConfig(
+      output_dir=folder,
+      beta=0.0,
+      lmbda=0.0,
+      temperature=1.0,
+      per_device_train_batch_size=rows,
+      max_steps=steps + 1,
+      learning_rate=1e-4,
+      optim="adamw_torch_fused",
+      gradient_checkpointing=False,
+      use_cpu=True,
+      bf16=False,
+      report_to="none",
+      save_strategy="no",
+      logging_strategy="no",
+      disable_tqdm=True,
+    )
+    GKDTrainer(
+      model=student,
+      teacher_model=teacher,
+      args=options,
+      data_collator=collate,
+      train_dataset=Dataset.from_dict({"input_ids": text.tolist()}),
+      processing_class=tokenizer,
+      callbacks=[Watch()],
+    ).train()
+  return [end - start for start, end in itertools.pairwise(ends)]
+
+
+def timed(run, steps: int) -> list[float]:
+  """Seconds of each step after one to warm up."""
   run()
   times = []
-  for _ in range(arguments.steps):
+  for _ in range(steps):
     started = time.perf_counter()
     run()
     times.append(time.perf_counter() - started)
+  return times
+
+
+def measure(arguments) -> None:
+  """In a process of its own; one line of JSON."""
+  rows, tokens, steps = arguments.rows, arguments.tokens, arguments.steps
+  if arguments.side == "kdjax":
+    times = timed(kdjax_step(rows, tokens, arguments.chunk_size, arguments.remat), steps)
+  elif arguments.side == "pytorch":
+    times = timed(pytorch_step(rows, tokens), steps)
+  else:
+    times = trl_times(rows, tokens, steps)
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
   print(json.dumps({"seconds": statistics.median(times), "peak_gb": peak}))
 
@@ -117,14 +189,15 @@ def main() -> None:
   parser.add_argument("--remat", default="full", choices=["none", "mlp", "full"], help="kdjax")
   parser.add_argument("--steps", type=int, default=5)
   parser.add_argument("--rounds", type=int, default=3)
-  parser.add_argument("--side", choices=["kdjax", "pytorch"], help=argparse.SUPPRESS)
+  parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
   arguments = parser.parse_args()
   if arguments.side:
     measure(arguments)
     return
-  found: dict[str, list[dict]] = {"kdjax": [], "pytorch": []}
+  found: dict[str, list[dict]] = {side: [] for side in SIDES}
   for _ in range(arguments.rounds):
-    for side, python in (("kdjax", sys.executable), ("pytorch", arguments.pytorch)):
+    for side in SIDES:
+      python = sys.executable if side == "kdjax" else arguments.pytorch
       names = "rows", "tokens", "chunk_size", "remat", "steps"
       own = [f"--{name}={getattr(arguments, name)}" for name in names]
       done = subprocess.run(
@@ -140,11 +213,12 @@ def main() -> None:
 
   size = f"{arguments.rows} x {arguments.tokens} tokens"
   print(f"{size}, {arguments.rounds} rounds of {arguments.steps} steps")
-  for name, unit in (("seconds", "s"), ("peak_gb", "GB")):
-    ours, theirs = (statistics.median(r[name] for r in found[side]) for side in found)
+  for name, unit, what in (("seconds", "s", "time"), ("peak_gb", "GB", "peak memory")):
+    ours, eager, trl = (statistics.median(r[name] for r in found[side]) for side in SIDES)
     bar = {"seconds": 1.0, "peak_gb": 0.6}[name]
-    what = {"seconds": "time", "peak_gb": "peak memory"}[name]
-    emit([Row(f"distillation step, {size}, {what}", ours, theirs, unit, "PyTorch eager", bar)])
+    row = f"distillation step, {size}, {what}"
+    emit([Row(row, ours, eager, unit, "PyTorch eager", bar)])
+    emit([Row(f"{row}, trl", ours, trl, unit, "trl's GKDTrainer")])
 
 
 if __name__ == "__main__":
