@@ -43,9 +43,12 @@ def open_checkpoint(name: str | Path) -> Checkpoint:
   weights = [path / file for file in (WHOLE, INDEX) if (path / file).exists()]
   if weights:
     config = _read_json(path / "config.json")
+    family = config.get("model_type")
+    if not isinstance(family, str | None):
+      raise KdjaxError(f"{path / 'config.json'}: model_type = {family!r} must be a name")
     tensors = _read_tensors(weights[0])
     try:
-      return Checkpoint(path, config, canonical(config.get("model_type"), tensors))
+      return Checkpoint(path, config, canonical(family, tensors))
     except KdjaxError as error:
       raise KdjaxError(f"{path}: {error}") from None
   found = [child for child in children if child.suffix == ".gguf"]

@@ -126,6 +126,9 @@ def test_config(tmp_path):
   (folder / "config.json").write_text("[1]")
   with pytest.raises(KdjaxError, match=r"config\.json holds list, wanted an object"):
     open_checkpoint(folder)
+  (folder / "config.json").write_text('{"model_type": {}}')
+  with pytest.raises(KdjaxError, match=r"config\.json: model_type = \{\} must be a name"):
+    open_checkpoint(folder)
   (folder / "config.json").unlink()
   with pytest.raises(KdjaxError, match=r"has no config\.json"):
     open_checkpoint(folder)
