@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from kdjax.models.layers import sequence_parts
-from kdjax.objectives.unembedding import pull_back, scale, summed, total_of
+from kdjax.models.partial_sums import summed, total_of
+from kdjax.objectives.unembedding import pull_back, scale
 from kdjax.outputs import Head
 
 PyTree = Any

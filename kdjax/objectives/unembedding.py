@@ -6,10 +6,8 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
-from kdjax.models.layers import SEQUENCE_AXIS, row_axes, sequence_parts
 from kdjax.outputs import Head
 
 # Classes per block: a block of a small chunk's gradient stays in a core's cache.
@@ -33,7 +31,7 @@ def pull_back(
     head: its weight is [D, V] or [V, D].
     hidden: what it read.
     gradient: of the product, before bias and cap.
-    total: as `total_of` begins it.
+    total: as `kdjax.models.partial_sums.total_of` begins it.
 
   Returns:
     (gradient of the states, in their dtype; total with the gradient of the weight).
@@ -46,51 +44,6 @@ def pull_back(
     rows, columns, head.weight.astype(rows.dtype), total, cpu=blocks, default=whole
   )
   return states.astype(hidden.dtype).reshape(hidden.shape), total
-
-
-def total_of(weight: Array, shape: tuple[int, ...]) -> Array:
-  """Zeros to add the gradient of a head's weight to, chunk by chunk; see `summed`.
-
-  On a mesh that splits rows each part of them has a sum of its own, [parts, *weight.shape], until
-  all chunks are done: the gradient then travels once and not with every chunk. It is as large on
-  each device as the weight that is gathered there to take the products.
-
-  Args:
-    weight: [D, V] or [V, D].
-    shape: of the positions in a chunk's layout, (B,) or (rows, places); chunks of (B,) cut rows
-      themselves, and those of a mesh that does not divide B cannot be told apart: they share one
-      sum of the weight's shape.
-  """
-  dtype = jnp.promote_types(weight.dtype, jnp.float32)
-  axes, ways = _parts()
-  if ways == 1 or len(shape) == 1 or shape[0] % ways:
-    return jnp.zeros(weight.shape, dtype)
-  own = PartitionSpec(axes, *[PartitionSpec.UNCONSTRAINED] * weight.ndim)
-  return jax.lax.with_sharding_constraint(jnp.zeros((ways, *weight.shape), dtype), own)
-
-
-def summed(total: Array, weight: Array) -> Array:
-  """The gradient of a weight from what `pull_back` has added up, in its shape and dtype.
-
-  The last axis is added up first: along it weights are split, so that of its sum each device keeps
-  a slice, and only slices travel along the other.
-  """
-  if total.ndim > weight.ndim:
-    axes, _ = _parts()
-    mesh = jax.sharding.get_abstract_mesh()
-    total = total.reshape(*(mesh.shape[axis] for axis in axes), *weight.shape)
-    for last in reversed(range(len(axes))):
-      total = total.sum(last)
-      own = PartitionSpec(*axes[:last], *[PartitionSpec.UNCONSTRAINED] * weight.ndim)
-      total = jax.lax.with_sharding_constraint(total, own)
-  return total.astype(weight.dtype)
-
-
-def _parts() -> tuple[tuple[str, ...], int]:
-  """The axes that positions lie along, places first as in a chunk; how many parts they make."""
-  axes, ways = row_axes()
-  places = sequence_parts()
-  return (SEQUENCE_AXIS, *axes) if places > 1 else axes, ways * places
 
 
 def scale(total: Array, factor: Array, *, tied: bool) -> Array:

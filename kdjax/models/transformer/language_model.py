@@ -14,6 +14,7 @@ from kdjax.errors import KdjaxError
 from kdjax.models import checks
 from kdjax.models.base import Batch, Decoding, Model, functional
 from kdjax.models.layers import REMAT, check_segment, dropout_rngs, linear, named
+from kdjax.models.partial_sums import scattered, several_parts
 from kdjax.models.transformer.attention import INIT, check_attention
 from kdjax.models.transformer.block import _ACTIVATIONS, LAYER_TAPS
 from kdjax.models.transformer.norm import Norm
@@ -46,7 +47,7 @@ class Embed(nnx.Module):
   ) -> Float[Array, "batch time width"]:
     """States before the first layer; `rows` are those of the tokens where they are at hand."""
     spec = self.spec
-    hidden = self.tokens[...][tokens] if rows is None else rows
+    hidden = rows_of(self.tokens[...], tokens) if rows is None else rows
     if spec.embed_scale != 1.0:
       hidden = hidden * jnp.asarray(spec.embed_scale, hidden.dtype)
     if spec.position == "learned":
@@ -57,6 +58,13 @@ class Embed(nnx.Module):
       hidden = self.norm(hidden)
     hidden = self.dropout(hidden, deterministic=rngs is None, rngs=rngs)
     return hidden.astype(self.dtype)
+
+
+def rows_of(
+  table: Float[Array, "vocab width"], tokens: Int[Array, "batch time"]
+) -> Float[Array, "batch time width"]:
+  """The table's rows of the tokens."""
+  return rows_and_table(table, tokens)[0] if several_parts() else table[tokens]
 
 
 @jax.custom_vjp
@@ -77,6 +85,8 @@ def _rows_and_table_forward(table, tokens):
 
 def _rows_and_table_backward(tokens, cotangents):
   rows, table = cotangents
+  if several_parts():
+    return table + scattered(table, tokens, rows), None
   return table.at[tokens].add(rows.astype(table.dtype)), None
 
 
