@@ -27,7 +27,7 @@ def get_config(variant: str = "small") -> ml_collections.ConfigDict:
     "name": "scenes",
     "images": {"name": "fashion_mnist"},
   }
-  config.objective = {"name": "trans_kd"}
+  config.objective = {"name": "trans_kd", "preset": "base"}  # or "gl", "ea"
   config.baseline = {"objective": {"name": "cross_entropy"}}
   config.eval.best_metric = "mean_iou"
   config.compare.names = {"baseline": "student_alone", "method": "student_trans_kd"}

@@ -60,9 +60,9 @@ def _zeros(weight: Array, split: bool) -> Array:
   return jax.lax.with_sharding_constraint(jnp.zeros((ways, *weight.shape), dtype), own)
 
 
-def several_parts() -> bool:
-  """Whether the mesh that is traced for splits positions."""
-  return parts()[1] > 1
+def in_slices() -> bool:
+  """Whether positions are split along the axis that weights are, too: slices of sums then do."""
+  return "fsdp" in parts()[0]
 
 
 def scattered(

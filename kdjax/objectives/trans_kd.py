@@ -21,9 +21,12 @@ from kdjax.objectives.networks import (
   init_mlp,
   init_norm,
 )
+from kdjax.objectives.patch_assistants import assist, init_assistant, init_mixer, mix
+from kdjax.resolve import hint
 
 STAGES = ("stage1", "stage2", "stage3", "stage4")
 PATCHES = ("embed1", "embed2", "embed3", "embed4")
+PRESETS = ("base", "gl", "ea")
 _TAPS = frozenset({"features"})
 
 
@@ -35,8 +38,10 @@ def trans_kd(
   feature_weight: float = 1.0,
   ce_weight: float = 1.0,
   middle: int = 64,
+  preset: str = "base",
+  heads: int = 8,
 ) -> Objective:
-  """Labels, cross selective fusion of stages and patch embedding alignment (TransKD-Base).
+  """Labels, cross selective fusion of stages and patch embedding alignment.
 
   From the deepest stage on, the student's map at `middle` channels is mixed with what the stage
   behind it made, channel by channel, by learned shares that sum to 1; from each mixture a 3x3
@@ -49,23 +54,36 @@ def trans_kd(
     feature_weight: of both kinds of terms; the maps' have weight 1 among them.
     ce_weight: of the labels of places; 0 leaves them out.
     middle: channels of the fused maps.
+    preset: of the paper's three. "gl" mixes the deepest patches by attention and a gated
+      convolution first; "ea" adds, at each stage, patches that an assistant of the teacher's width
+      embeds, both with learned shares.
+    heads: of the attention of "gl".
 
   Returns:
     An objective that learns the fusion and the linear layers.
 
   Raises:
-    KdjaxError: no stages, weights that are not one for each; when shapes are known, features that
-      do not exist or differ in height and width.
+    KdjaxError: no stages, weights that are not one for each, no such preset; when shapes are known,
+      features that do not exist or differ in height and width, heads that do not divide channels.
 
   Reference:
     Liu et al., "TransKD: Transformer Knowledge Distillation for Efficient Semantic Segmentation",
-    2022, https://arxiv.org/abs/2202.13393 (RuipingL/TransKD, train/CSF.py; for a batch of one
-    example that has other layers, which are left out here).
+    2022, https://arxiv.org/abs/2202.13393 (RuipingL/TransKD, train/CSF.py,
+    CSF_GLMixer.py and CSF_EA.py; for a batch of one example they have other layers, which are left
+    out here).
   """
   if not stages or len(patches) != len(patch_weights):
     raise KdjaxError(
       f"trans_kd: stages = {list(stages)} must not be empty, and patch_weights ="
       f" {list(patch_weights)} have one weight for each of patches = {list(patches)}"
+    )
+
+  if preset not in PRESETS:
+    raise KdjaxError(f"trans_kd: preset = {preset!r} does not exist{hint(preset, PRESETS)}")
+  if preset == "ea" and len(patches) > len(stages):
+    raise KdjaxError(
+      f"trans_kd: preset 'ea' embeds the stage before each of patches = {list(patches)}; stages ="
+      f" {list(stages)} are fewer"
     )
 
   def maps(outputs, names: Sequence[str], side: str) -> list[Array]:
@@ -81,6 +99,23 @@ def trans_kd(
         )
     return own, told
 
+  def before(student, batch) -> list[tuple[Array, int]]:
+    """What each of the student's patches are made of, and the stride between them."""
+    made = maps(student, patches, "student")
+    whole = [batch["image"], *maps(student, stages, "student")]
+    return [(x, x.shape[1] // y.shape[1]) for x, y in zip(whole, made, strict=False)]
+
+  def align(params, own: Sequence[Array], student, batch) -> list[Array]:
+    """The student's patches at the teacher's widths."""
+    if preset == "gl":
+      own = [*own[:-1], mix(params["mixer"], own[-1], heads)]
+    aligned = [apply_mlp(params[f"patch{i}"], x) for i, x in enumerate(own)]
+    if preset == "ea":
+      for i, (x, stride) in enumerate(before(student, batch)):
+        assisted = assist(params[f"assistant{i}"], x, stride)
+        aligned[i] = params["shares"][i] * aligned[i] + assisted
+    return aligned
+
   def init(rng, student, teacher, batch):
     shapes = jax.eval_shape(
       lambda s, t: (sides(s, t, stages), sides(s, t, patches)), student, teacher
@@ -94,6 +129,20 @@ def trans_kd(
     rest = zip(keys[len(own) :], own_patches, told_patches, strict=True)
     for i, (key, a, b) in enumerate(rest):
       params[f"patch{i}"] = init_mlp(key, (a.shape[-1], b.shape[-1]))
+    if preset == "gl":
+      width = own_patches[-1].shape[-1]
+      if width % heads:
+        raise KdjaxError(
+          f"trans_kd: heads = {heads} do not divide {patches[-1]}'s {width} channels"
+        )
+      params["mixer"] = init_mixer(jax.random.fold_in(rng, 0), width)
+    if preset == "ea":
+      number = len(patches)
+      params["shares"] = 0.1 * (1 + jnp.arange(number, dtype=jnp.float32))
+      for i, (x, stride) in enumerate(before(student, batch)):
+        key, share = jax.random.fold_in(rng, i), 0.1 * (number + i + 1)
+        wide = told_patches[i].shape[-1]
+        params[f"assistant{i}"] = init_assistant(key, x.shape[-1], wide, stride, share)
     return ObjectiveVars(params)
 
   def apply(variables, student, teacher, batch, *, step, rng):
@@ -105,8 +154,8 @@ def trans_kd(
       values = values + losses.hierarchical_context(made, told[i], where=where)
     terms = {"maps": Term(values, where)}
     own, told = sides(student, teacher, patches)
-    for i, (a, b) in enumerate(zip(own, told, strict=True)):
-      apart = losses.hint(apply_mlp(params[f"patch{i}"], a), b, where=where)
+    for i, (a, b) in enumerate(zip(align(params, own, student, batch), told, strict=True)):
+      apart = losses.hint(a, b, where=where)
       terms[patches[i]] = Term(apart, where, patch_weights[i])
     return ObjectiveResult(terms)
 

@@ -14,7 +14,7 @@ from kdjax.errors import KdjaxError
 from kdjax.models import checks
 from kdjax.models.base import Batch, Decoding, Model, functional
 from kdjax.models.layers import REMAT, check_segment, dropout_rngs, linear, named
-from kdjax.models.partial_sums import scattered, several_parts
+from kdjax.models.partial_sums import scattered, in_slices
 from kdjax.models.transformer.attention import INIT, check_attention
 from kdjax.models.transformer.block import _ACTIVATIONS, LAYER_TAPS
 from kdjax.models.transformer.norm import Norm
@@ -64,7 +64,7 @@ def rows_of(
   table: Float[Array, "vocab width"], tokens: Int[Array, "batch time"]
 ) -> Float[Array, "batch time width"]:
   """The table's rows of the tokens."""
-  return rows_and_table(table, tokens)[0] if several_parts() else table[tokens]
+  return rows_and_table(table, tokens)[0] if in_slices() else table[tokens]
 
 
 @jax.custom_vjp
@@ -85,7 +85,7 @@ def _rows_and_table_forward(table, tokens):
 
 def _rows_and_table_backward(tokens, cotangents):
   rows, table = cotangents
-  if several_parts():
+  if in_slices():
     return table + scattered(table, tokens, rows), None
   return table.at[tokens].add(rows.astype(table.dtype)), None
 
