@@ -14,7 +14,7 @@ from kdjax.errors import KdjaxError
 from kdjax.models import checks
 from kdjax.models.base import Batch, Decoding, Model, functional
 from kdjax.models.layers import REMAT, check_segment, dropout_rngs, linear, named
-from kdjax.models.partial_sums import scattered, in_slices
+from kdjax.models.partial_sums import in_slices, scattered
 from kdjax.models.transformer.attention import INIT, check_attention
 from kdjax.models.transformer.block import _ACTIVATIONS, LAYER_TAPS
 from kdjax.models.transformer.norm import Norm
