@@ -58,7 +58,7 @@ def kdjax_step(rows: int, tokens: int, chunk_size: int, remat: str, attention: s
 
   from kdjax import objectives, programs, teachers
   from kdjax.models.pretrained import decoder
-  from kdjax.plan.plan import total_bytes
+  from kdjax.plan.side import total_bytes
   from kdjax.train.loop import compile_program
   from kdjax.train.mesh import make_mesh, place
 

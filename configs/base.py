@@ -51,9 +51,9 @@ def get_config() -> ConfigDict:
     "temperature": 1.0,  # of the loss, at which an ensemble's probabilities are averaged
     "dtype": "float32",  # in which its weights are kept
     "rules": ConfigDict(),  # where its weights lie, as {"embed": "tensor"}; see kdjax/train/mesh.py
-    # Sizes of a mesh of its own, as {"tensor": 4}, on the last devices: it then works for the next
-    # step while the student is at one. Empty: it shares the student's.
-    "mesh": ConfigDict(),
+    # Sizes of a mesh of its own, on the last devices: it then works for the next step while the
+    # student is at one. All 0: it lies on the student's devices.
+    "mesh": {"data": 0, "fsdp": 0, "sequence": 0, "tensor": 0},
     "decay": 0.999,  # of kind "ema"
     # Of kind "cached": the folder that launch.cache_teacher wrote; "" makes WORKDIR/signals first,
     # as `store` says, which has the flags of launch.cache_teacher.

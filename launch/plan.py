@@ -20,6 +20,7 @@ from kdjax.plan.chips import chip_of
 from kdjax.plan.compilers import choose, devices_of
 from kdjax.plan.plan import Layout, lay_out, layouts, parse_mesh, plan
 from kdjax.plan.table import as_json, format_plan, format_table
+from kdjax.train.mesh import own_sizes
 from launch import main
 
 MESH = flags.DEFINE_string("mesh", None, "sizes of the mesh's axes, such as data:16,fsdp:16")
@@ -41,6 +42,10 @@ def job(config, stop) -> None:
   if compiler == "tpu":  # whose programs JAX cannot read back
     jax.config.update("jax_enable_compilation_cache", False)
   devices = devices_of(compiler, CHIP.value, math.prod(sizes.values()))
+  if theirs := own_sizes(config):
+    # A program of its own, so that its devices may be simulated by those of the student.
+    more = devices_of(compiler, CHIP.value, math.prod(theirs.values()))
+    devices = [*devices[: math.prod(sizes.values())], *more[: math.prod(theirs.values())]]
   plans, refused = {}, {}
   for name, own in wanted.items():
     try:
@@ -63,11 +68,14 @@ def simulate(arguments: list[str]) -> None:
   """Makes JAX simulate as many devices as --mesh asks for; before its first use of a device."""
   if re.search(r"(?:^|\s)--?compiler[=\s]here\b", " ".join(arguments)):
     return
-  given = re.findall(r"(?:^|\s)--?mesh[=\s](\S+)", " ".join(arguments))
+  text = " ".join(arguments)
+  given = re.findall(r"(?:^|\s)--?mesh[=\s](\S+)", text)
   try:
     devices = math.prod(parse_mesh(given[-1]).values()) if given else 1
   except KdjaxError:  # told once flags are read
     devices = 1
+  theirs = re.findall(r"--?config\.teacher\.mesh\.\w+[=\s](\d+)", text)
+  devices = max(devices, math.prod(int(size) or 1 for size in theirs))
   # The machine's own code is never run, so it need not be good.
   asked = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
   os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {asked}"

@@ -11,14 +11,15 @@ import jax
 from jax.sharding import Mesh
 
 from kdjax.errors import KdjaxError
-from kdjax.plan import flops as flops_lib
 from kdjax.plan.chips import Chip
-from kdjax.plan.collectives import Collective, collectives
+from kdjax.plan.collectives import Collective
+from kdjax.plan.side import Side, compile_or_tell, side_of, total_bytes
+from kdjax.programs.views import TOLD
 from kdjax.resolve import hint
 from kdjax.train.config import Config, check_config
 from kdjax.train.loop import Compiled
 from kdjax.train.mesh import AXES, BATCH
-from kdjax.train.outline import outline, teacher_shapes
+from kdjax.train.outline import Outline, outline, teacher_shapes
 from kdjax.train.stages import stages_of
 
 PyTree = Any
@@ -43,6 +44,7 @@ class Plan(NamedTuple):
       the larger may be known not to fit only); 0 where none does, None where memory does not grow
       with the batch.
     compile_seconds: spent on this plan.
+    teacher: the same of a teacher on devices of its own; no step can be faster than it either.
   """
 
   mesh: dict[str, int]
@@ -57,6 +59,14 @@ class Plan(NamedTuple):
   utilisation: float
   largest_batch: int | None
   compile_seconds: float
+  teacher: Side | None = None
+
+
+class Teaching(NamedTuple):
+  """What a teacher on devices of its own computes of a batch: where, and as traced."""
+
+  mesh: Mesh
+  traced: Any
 
 
 class Step(NamedTuple):
@@ -68,12 +78,14 @@ class Step(NamedTuple):
     batch: shapes of the whole batch.
     loss_chunk: bytes of the logits of one chunk on each device, both sides in float32; 0 for losses
       that are not computed in chunks.
+    teaching: of a teacher on devices of its own.
   """
 
   mesh: Mesh
   compiled: Compiled
   batch: PyTree
   loss_chunk: int = 0
+  teaching: Teaching | None = None
 
 
 def parse_mesh(text: str) -> dict[str, int]:
@@ -147,15 +159,18 @@ def lay_out(config: Config, sizes: Mapping[str, int], devices: Sequence[Any] | N
   """
   check_config(config)
   config = stages_of(config)[-1].config | {"mesh": dict(sizes)}
-  if config["teacher"].get("mesh"):
-    raise KdjaxError(
-      "config.teacher.mesh puts the teacher on devices of its own, and a plan is of one mesh; leave"
-      " it empty to plan both on that of --mesh"
-    )
   own = outline(config, teacher_shapes(config), devices)
-  sides = 2 if config["teacher"] else 1
+  sides = 2 if config["teacher"] else 1  # of a teacher elsewhere the head is here, too
   chunk = sides * _logits_of_chunk(config, own.mesh, own.student.num_classes)
-  return Step(own.mesh, own.compiled, own.batch, chunk)
+  return Step(own.mesh, own.compiled, own.batch, chunk, _teaching(own))
+
+
+def _teaching(own: Outline) -> Teaching | None:
+  apart = own.program.apart
+  if apart is None:
+    return None
+  read = {name: x for name, x in own.batch.items() if name != TOLD}
+  return Teaching(own.other, own.feed.trace(read))
 
 
 def _logits_of_chunk(config: Config, mesh: Mesh, classes: int) -> int:
@@ -173,17 +188,12 @@ def plan(step: Step, chip: Chip) -> Plan:
   started = time.monotonic()
   traced = step.compiled.step.trace(step.compiled.abstract_state, step.compiled.frozen, step.batch)
   executable = compile_or_tell(traced.lower())
-  memory = memory_parts(step, executable)
-  found = collectives(executable.as_text(), step.mesh)
-  total, products = sum(memory.values()), flops_lib.count(traced.jaxpr)
-  own = executable.memory_analysis()
-  moved = own.argument_size_in_bytes + own.output_size_in_bytes + 2 * own.temp_size_in_bytes
-  seconds = {
-    "compute": products / step.mesh.size / chip.flops,
-    "memory": moved / chip.bandwidth,
-    "network": sum(each.sent for each in found) / chip.network,
-  }
-  slowest = max(seconds.values())
+  own, teacher = side_of(traced, executable, step.mesh, chip), None
+  if step.teaching is not None:
+    mesh, asked = step.teaching
+    teacher = side_of(asked, compile_or_tell(asked.lower()), mesh, chip)
+  total = own.total
+  slowest = max(second for side in (own, teacher) if side for second in side.seconds.values())
   rows = jax.tree.leaves(step.batch)[0].shape[0]
   twice = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct((2 * x.shape[0], *x.shape[1:]), x.dtype), step.batch
@@ -197,37 +207,18 @@ def plan(step: Step, chip: Chip) -> Plan:
   return Plan(
     mesh=dict(step.mesh.shape),
     batch_size=rows,
-    memory=memory,
+    memory=memory_parts(step, executable),
     total=total,
     split=split_share(step),
-    flops=products,
-    collectives=found,
-    seconds=seconds,
+    flops=own.flops,
+    collectives=own.collectives,
+    seconds=own.seconds,
     step_seconds=slowest,
-    utilisation=seconds["compute"] / slowest,
+    utilisation=own.seconds["compute"] / slowest,
     largest_batch=largest_batch(rows, total, twice_total, chip.memory, ways),
     compile_seconds=time.monotonic() - started,
+    teacher=teacher,
   )
-
-
-def compile_or_tell(lowered: Any) -> Any:
-  """The executable; raises KdjaxError for a program too large, which compilers for TPUs refuse."""
-  try:
-    return lowered.compile()
-  except jax.errors.JaxRuntimeError as error:
-    if "RESOURCE_EXHAUSTED" not in str(error):
-      raise
-    raise KdjaxError(
-      f"the step does not fit: {str(error).splitlines()[0]} Take a smaller config.batch_size,"
-      " remat, or more devices along fsdp or tensor"
-    ) from error
-
-
-def total_bytes(executable: Any) -> int:
-  """What a compiled program holds at once on each device: what it reads, writes and keeps."""
-  own = executable.memory_analysis()
-  kept = own.argument_size_in_bytes + own.output_size_in_bytes - own.alias_size_in_bytes
-  return kept + own.temp_size_in_bytes + own.generated_code_size_in_bytes
 
 
 def memory_parts(step: Step, executable: Any) -> dict[str, int]:

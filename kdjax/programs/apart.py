@@ -42,7 +42,7 @@ def apart(
   if wanted := taps & NOT_APART:
     raise KdjaxError(
       f"config.objective runs layers of the teacher inside the student's step ({sorted(wanted)}),"
-      " and config.teacher.mesh puts them on other devices; leave that empty"
+      " and config.teacher.mesh puts them on other devices; set its sizes to 0"
     )
   head, head_axes = (), ()
   if "head" in taps | held_out_taps:
@@ -63,7 +63,7 @@ def apart(
     if TOLD not in batch:
       raise KdjaxError(
         "config.teacher.mesh: a teacher on devices of its own is asked about each batch before its"
-        " step, and here it is asked about other rows inside; leave config.teacher.mesh empty"
+        " step, and here it is asked about other rows inside; set config.teacher.mesh to 0"
       )
     told = _rows_first(batch[TOLD])
     kept = {name: getattr(told, name) for name in taps - {"head"}}

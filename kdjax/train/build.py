@@ -43,7 +43,7 @@ from kdjax.programs.guard import skip_nonfinite
 from kdjax.resolve import check_type, hint, resolve
 from kdjax.teachers import Teacher
 from kdjax.train import optimizers
-from kdjax.train.mesh import row_axes_of, student_rules
+from kdjax.train.mesh import own_sizes, row_axes_of, student_rules
 
 Spec = Mapping[str, Any]
 
@@ -267,7 +267,7 @@ def build_program(
     student = student._replace(apply=rows(student.apply))
     objective = objective._replace(apply=rows(objective.apply))
   elsewhere = None
-  if teacher is not None and config["teacher"].get("mesh"):
+  if teacher is not None and own_sizes(config):
     teacher, elsewhere = _apart(config, teacher, objective, data)
   program = make(student, objective, tx, teacher=teacher, evaluator=evaluator_of(data), **own)
   program = program._replace(apart=elsewhere)
@@ -288,12 +288,12 @@ def _apart(
   if kind in ("ema", "cached"):
     raise KdjaxError(
       f"{field} puts a teacher that is computed for each batch on devices of its own, and"
-      f" config.teacher.kind is {kind!r}; leave {field} empty"
+      f" config.teacher.kind is {kind!r}; set its sizes to 0"
     )
   if name != "distill":
     raise KdjaxError(
-      f"{field}: the program {name!r} asks the teacher inside its step; leave {field} empty, or lay"
-      " it out by config.teacher.rules"
+      f"{field}: the program {name!r} asks the teacher inside its step; set its sizes to 0, or lay"
+      " the teacher out by config.teacher.rules"
     )
   taps = teacher_taps(objective, teacher)
   headed = is_text(data) and teacher.taps >= HEADED

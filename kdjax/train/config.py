@@ -41,7 +41,7 @@ FIELDS: Mapping[str, Any] = {
     "temperature": float,
     "dtype": str | None,
     "rules": dict,
-    "mesh": dict,
+    "mesh": {"data": int, "fsdp": int, "sequence": int, "tensor": int},
     "decay": float,
     "cache": str,
     "store": dict,

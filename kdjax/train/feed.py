@@ -63,6 +63,10 @@ class Feed:
     """Shapes of what `held_out` makes."""
     return self._shapes(batch, "_fill_held_out")
 
+  def trace(self, batch: PyTree) -> Any:
+    """What the other devices compute of a training batch of such shapes, as `jax.jit` traces it."""
+    return self._fill.trace(self.frozen, batch)
+
   def stepped(self, result: PyTree) -> None:
     """Told what each step returned: other devices run a bounded number of steps ahead of it."""
     if self._apart is None:
@@ -81,4 +85,6 @@ class Feed:
   def _shapes(self, batch: PyTree, fill: str) -> PyTree:
     if self._apart is None:
       return batch
-    return batch | jax.eval_shape(getattr(self, fill), self.frozen, batch)
+    more = jax.eval_shape(getattr(self, fill), self.frozen, batch)
+    # Of the step's mesh, not where they are made.
+    return batch | jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), more)

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from kdjax.errors import KdjaxError
-from kdjax.resolve import check_type, hint
+from kdjax.resolve import hint
 
 PyTree = Any
 LOG = logging.getLogger("kdjax")
@@ -90,6 +90,12 @@ def make_mesh(
     return Mesh(grid, AXES, axis_types=types)
 
 
+def own_sizes(config: Mapping[str, Any]) -> dict[str, int]:
+  """The sizes of `config.teacher.mesh`; {} where the teacher has no devices of its own."""
+  sizes = config["teacher"].get("mesh", {})
+  return {axis: size or 1 for axis, size in sizes.items()} if any(sizes.values()) else {}
+
+
 def meshes_of(
   config: Mapping[str, Any], devices: Sequence[Any] | None = None
 ) -> tuple[Mesh, Mesh | None]:
@@ -105,18 +111,14 @@ def meshes_of(
     KdjaxError: more than there are together, or a teacher's own mesh in a job of several processes.
   """
   devices = jax.devices() if devices is None else devices
-  sizes = config["teacher"].get("mesh", {})
+  sizes = own_sizes(config)
   if not sizes:
     return make_mesh(**config["mesh"], devices=devices), None
-  for name, size in sizes.items():
-    if name not in AXES:
-      raise KdjaxError(f"config.teacher.mesh.{name} does not exist{hint(name, AXES)}")
-    check_type(size, int, f"config.teacher.mesh.{name}")
   wanted = math.prod(sizes.values())
   if min(sizes.values()) < 1 or wanted >= len(devices):
     raise KdjaxError(
-      f"config.teacher.mesh = {dict(sizes)} takes {wanted} of {len(devices)} devices; every size"
-      " must be positive, and at least one device be left for the student"
+      f"config.teacher.mesh = {sizes} takes {wanted} of {len(devices)} devices; every size must be"
+      " positive (all 0: the student's devices), and at least one device be left for the student"
     )
   if jax.process_count() > 1:
     raise KdjaxError(
@@ -124,7 +126,7 @@ def meshes_of(
       " of several, lay it out by config.teacher.rules"
     )
   own, theirs = devices[:-wanted], devices[-wanted:]
-  return make_mesh(**config["mesh"], devices=own), make_mesh(**{"data": 1, **sizes}, devices=theirs)
+  return make_mesh(**config["mesh"], devices=own), make_mesh(**sizes, devices=theirs)
 
 
 def teacher_rules(overrides: Rules) -> Rules:

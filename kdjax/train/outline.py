@@ -39,6 +39,7 @@ class Outline(NamedTuple):
 
   Attributes:
     mesh: where.
+    other: where a teacher on devices of its own is.
     program: what it trains.
     student: the model.
     feed: how batches reach it.
@@ -48,6 +49,7 @@ class Outline(NamedTuple):
   """
 
   mesh: Mesh
+  other: Mesh | None
   program: Program
   student: Model
   feed: Feed
@@ -109,4 +111,4 @@ def outline(
     own_rules=student_rules(config["student_rules"]),
     moment_rules=moment_rules(config),
   )
-  return Outline(mesh, program, student, feed, compiled, batch, held_out)
+  return Outline(mesh, teacher_mesh, program, student, feed, compiled, batch, held_out)

@@ -22,7 +22,7 @@ from kdjax.train.build import build_model, teacher_side
 from kdjax.train.checkpoint import FOLDER, Checkpoints, fingerprint
 from kdjax.train.config import Config, check_config, merge
 from kdjax.train.emulation import TARGET, emulated_model, parts_of
-from kdjax.train.mesh import meshes_of, shardings, teacher_rules
+from kdjax.train.mesh import AXES, meshes_of, shardings, teacher_rules
 from kdjax.train.streams import teacher_data
 
 KINDS = ("cached", "ema", "emulated", "frozen")
@@ -181,7 +181,7 @@ def teacher_config(config: Config, index: int = 0) -> Config:
     "student": spec["model"],
     "student_rules": {},
     "optimizer_rules": {},
-    "teacher": dict(spec) | {"mesh": {}},  # it is trained on all devices
+    "teacher": dict(spec) | {"mesh": dict.fromkeys(AXES, 0)},  # it is trained on all devices
     "data": teacher_data(own["data"]),
     "seed": own["seed"] + 1000 + index,  # a teacher is not the student's twin
     "program": {"name": "distill"},

@@ -12,7 +12,7 @@ from kdjax.train.loop import Interrupted
 from tests.end_to_end.helpers import tiny
 from tests.faults.runs import rows
 
-APART = {"mesh.data": 2, "teacher.mesh": {"data": 4}}
+APART = {"mesh.data": 2, "teacher.mesh.data": 4}
 
 
 def report(folder):
@@ -62,8 +62,8 @@ def test_stopped_and_resumed_apart_it_ends_with_the_same_bits(tmp_path):
       },
       "'bilevel' asks the",
     ),
-    ({"teacher.mesh": {"data": 8}}, "takes 8 of 8 devices"),
-    ({"teacher.mesh": {"pipeline": 2}}, "config.teacher.mesh.pipeline does not exist"),
+    ({"teacher.mesh.data": 8}, "takes 8 of 8 devices"),
+    ({"teacher.mesh.pipeline": 2}, "config.teacher.mesh.pipeline does not exist"),
   ],
 )
 def test_what_cannot_be_apart_is_told_before_anything_is_computed(changes, told):

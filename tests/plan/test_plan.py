@@ -19,7 +19,7 @@ from kdjax.plan.plan import (
   plan,
   shard_bytes,
 )
-from kdjax.plan.table import as_json, format_plan, format_table
+from kdjax.plan.table import as_json, fits, format_plan, format_table
 
 DATA, SPLIT = parse_mesh("data:8"), parse_mesh("fsdp:8")
 
@@ -168,7 +168,19 @@ def test_a_batch_that_the_mesh_does_not_divide():
     lay_out(config(eval=odd), DATA)
 
 
-def test_a_teacher_on_devices_of_its_own_is_not_planned():
-  teacher = config()["teacher"] | {"mesh": {"data": 2}}
-  with pytest.raises(KdjaxError, match=r"config.teacher.mesh .*a plan is of one mesh"):
-    lay_out(config(teacher=teacher), DATA)
+def test_a_teacher_on_devices_of_its_own_is_planned_beside_the_student():
+  sizes = {"data": 4, "fsdp": 1, "sequence": 1, "tensor": 1}
+  own = config()["teacher"] | {"mesh": {"data": 2, "fsdp": 0, "sequence": 0, "tensor": 0}}
+  chip = CHIPS["v5e"]
+  apart = plan(lay_out(config(teacher=own), sizes), chip)
+  beside = plan(lay_out(config(), sizes), chip)
+  assert apart.teacher.mesh == {"data": 2, "fsdp": 1, "sequence": 1, "tensor": 1}
+  assert apart.memory["teacher"] == 0 and apart.teacher.total > beside.memory["teacher"] > 0
+  assert apart.flops + apart.teacher.flops == beside.flops  # the same products, elsewhere
+  both = [*apart.seconds.values(), *apart.teacher.seconds.values()]
+  assert apart.step_seconds == max(both)
+  said = format_plan(apart, "v5e", chip)
+  assert "and meanwhile the teacher, data:2 of v5e of its own, for the next step" in said
+  assert as_json(apart, chip)["teacher"]["mesh"]["data"] == 2
+  assert not fits(apart, chip._replace(memory=apart.teacher.total - 1)) and fits(apart, chip)
+

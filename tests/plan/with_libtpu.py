@@ -12,7 +12,8 @@ from kdjax.errors import KdjaxError
 from kdjax.plan.chips import CHIPS
 from kdjax.plan.collectives import by_kind
 from kdjax.plan.compilers import devices_of, slice_of
-from kdjax.plan.plan import compile_or_tell, lay_out, plan
+from kdjax.plan.plan import lay_out, plan
+from kdjax.plan.side import compile_or_tell
 from kdjax.train.mesh import make_mesh
 from tests.plan.test_collectives import LAYERS, MATRIX, sent
 from tests.plan.test_plan import DATA, config
