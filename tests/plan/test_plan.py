@@ -183,4 +183,3 @@ def test_a_teacher_on_devices_of_its_own_is_planned_beside_the_student():
   assert "and meanwhile the teacher, data:2 of v5e of its own, for the next step" in said
   assert as_json(apart, chip)["teacher"]["mesh"]["data"] == 2
   assert not fits(apart, chip._replace(memory=apart.teacher.total - 1)) and fits(apart, chip)
-
