@@ -16,7 +16,6 @@ import itertools
 import json
 import resource
 import statistics
-import subprocess
 import sys
 import time
 
@@ -194,23 +193,20 @@ def main() -> None:
   if arguments.side:
     measure(arguments)
     return
+  # The other side's Python may not have the project.
+  from benchmarks.sides import ask
+  from benchmarks.table import Row, emit
+
   found: dict[str, list[dict]] = {side: [] for side in SIDES}
   for _ in range(arguments.rounds):
     for side in SIDES:
       python = sys.executable if side == "kdjax" else arguments.pytorch
       names = "rows", "tokens", "chunk_size", "remat", "steps"
-      own = [f"--{name}={getattr(arguments, name)}" for name in names]
-      done = subprocess.run(
-        [python, __file__, f"--side={side}", *own], capture_output=True, text=True, check=False
-      )
-      if done.returncode:
-        sys.exit(f"{side} failed:\n{done.stderr[-2000:]}")
-      found[side].append(json.loads(done.stdout.splitlines()[-1]))
-      for line in done.stderr.splitlines():
+      own, said = ask(python, __file__, {"side": side, **{n: getattr(arguments, n) for n in names}})
+      found[side].append(own)
+      for line in said:
         if line.startswith("planned"):
           print(line)
-  from benchmarks.table import Row, emit  # the other side's Python may not have the project
-
   size = f"{arguments.rows} x {arguments.tokens} tokens"
   print(f"{size}, {arguments.rounds} rounds of {arguments.steps} steps")
   for name, unit, what in (("seconds", "s", "time"), ("peak_gb", "GB", "peak memory")):

@@ -17,10 +17,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -129,6 +127,10 @@ def measure(arguments) -> None:
 
 def compare(case: str, arguments) -> None:
   """Runs the sides of one case in turn and prints what was found."""
+  # The other side's Python may not have the project.
+  from benchmarks.sides import ask
+  from benchmarks.table import Row, emit
+
   found: dict[str, list[dict]] = {side: [] for side in SIDES}
   with tempfile.TemporaryDirectory() as folder:
     for _ in range(arguments.rounds):
@@ -136,13 +138,7 @@ def compare(case: str, arguments) -> None:
         python = sys.executable if side == "kdjax" else arguments.pytorch
         options = {"side": side, "cases": case, "steps": arguments.steps}
         options["shared"] = Path(folder) / "shared.npz"
-        command = [python, __file__, *(f"--{name}={value}" for name, value in options.items())]
-        # PyTorch's threads would spin while they wait, which on a shared machine costs it most.
-        env = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
-        if done.returncode:
-          sys.exit(f"{case}, {side} failed:\n{done.stderr[-2000:]}")
-        found[side].append(json.loads(done.stdout.splitlines()[-1]))
+        found[side].append(ask(python, __file__, options)[0])
   print(f"{case}: {arguments.rounds} rounds of {arguments.steps} steps")
   units = {"seconds": "s", "quickest": "s", "peak_gb": "GB"}
   ours, *theirs = ({name: _median(own, name) for name in units} for own in found.values())
@@ -150,8 +146,6 @@ def compare(case: str, arguments) -> None:
     each = ", ".join(f"{s} {t[name]:.3f}" for s, t in zip(SIDES[1:], theirs, strict=True))
     best = min(theirs, key=lambda own: own["seconds"])
     print(f"  {name:8s} kdjax {ours[name]:.3f} {unit}; {each}; ratio {ours[name] / best[name]:.3f}")
-  from benchmarks.table import Row, emit  # the other side's Python may not have the project
-
   best = min(theirs, key=lambda own: own["seconds"])
   names = {"seconds": ("time", 0.9), "peak_gb": ("peak memory", 0.6)}
   emit(
