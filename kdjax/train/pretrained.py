@@ -79,6 +79,10 @@ def _build(
     raise KdjaxError(f"config.teacher.dtype = {spec['dtype']!r} must be one of {known}")
   model = build_model(spec["model"], data, "config.teacher.model")
   rules = teacher_rules(spec["rules"])
+  if model.settled is not None:
+    # Whole on each device: what is computed of it is then the same on every mesh, to the bit, so
+    # that a run may go on over another.
+    rules = {}
   given = [Path(path) for path in checkpoint_paths(spec["checkpoint"])]
   folders = given or list(trained)
   if model.start is None and not folders and spec["fine_tune"] is False:
