@@ -28,18 +28,18 @@ from matplotlib import pyplot as plt
 # Name to arguments; those of the second need PyTorch.
 ALONE = {
   "loop_overhead": [],
-  "chunked_loss": ["--rounds=3"],
+  "chunked_loss": ["--rounds=2"],
   "cached_training": [],
-  "compile_time": ["--rounds=2"],
-  "save_stall": [],
+  "compile_time": ["--rounds=1"],
+  "save_stall": ["--rounds=2"],
   "input_pipeline": [],
-  "start_up": [],
+  "start_up": ["--rounds=1"],
   "weak_scaling": [],
 }
 BESIDE_PYTORCH = {
-  "language_model_step": ["--rounds=2", "--steps=3"],
-  "vision_step": ["--rounds=2", "--steps=5"],
-  "decoding": ["--rounds=3"],
+  "language_model_step": ["--rounds=1", "--steps=3"],
+  "vision_step": ["--rounds=1", "--steps=5"],
+  "decoding": ["--rounds=2"],
 }
 
 
