@@ -1,4 +1,4 @@
-"""What the training loop costs over the bare compiled step, and a chunked loss over a plain one.
+"""What the training loop costs over the bare compiled step.
 
   python -m benchmarks.loop_overhead
 
@@ -12,15 +12,12 @@ import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 
 from benchmarks.table import Row, emit
 from configs import fashion_mnist_kd
-from kdjax import losses, objectives, teachers
+from kdjax import teachers
 from kdjax.data import arrays
 from kdjax.data.pipeline import evaluation_batches, training_stream
-from kdjax.objectives.combinators import token_level
-from kdjax.outputs import Outputs
 from kdjax.train import build
 from kdjax.train.checkpoint import Checkpoints
 from kdjax.train.loop import Data, Schedule, compile_program, run
@@ -110,42 +107,6 @@ def timed_loop(program, data, batch_size, mesh) -> float:
   return stream.times[-1] - stream.times[1]
 
 
-def chunked_loss() -> tuple[float, float]:
-  """(time, temporary memory) of a chunked forward KL with gradient over the plain one."""
-  batch, time_axis, width, vocab, chunk = 2, 256, 128, 16_384, 32
-  keys = jax.random.split(jax.random.key(0), 4)
-  hidden, told = (jax.random.normal(k, (batch, time_axis, width)) for k in keys[:2])
-  kernel, teacher_kernel = (jax.random.normal(k, (width, vocab)) for k in keys[2:])
-  inputs = (hidden, kernel, told, teacher_kernel)
-
-  def gradient(chunk_size):
-    objective = token_level(losses.forward_kl, chunk_size=chunk_size)
-
-    def loss(hidden, kernel, told, teacher_kernel):
-      if chunk_size is None:
-        student = Outputs(logits=hidden @ kernel)
-        teacher = Outputs(logits=told @ teacher_kernel)
-      else:
-        student = Outputs(hidden=hidden, head=(kernel, None))
-        teacher = Outputs(hidden=told, head=(teacher_kernel, None))
-      own = objective.init(None, student, teacher, {})
-      out = objective.apply(own, student, teacher, {}, step=jnp.int32(0), rng=None)
-      return objectives.total(out)
-
-    return jax.jit(jax.grad(loss, argnums=(0, 1))).lower(*inputs).compile()
-
-  plain, chunked = gradient(None), gradient(chunk)
-  seconds = {"plain": [], "chunked": []}
-  for _ in range(ROUNDS + 1):
-    for name, fn in (("plain", plain), ("chunked", chunked)):
-      start = time.perf_counter()
-      jax.block_until_ready(fn(*inputs))
-      seconds[name].append(time.perf_counter() - start)
-  medians = {name: statistics.median(times[1:]) for name, times in seconds.items()}
-  memory = [fn.memory_analysis().temp_size_in_bytes for fn in (chunked, plain)]
-  return medians["chunked"] / medians["plain"], memory[0] / memory[1]
-
-
 if __name__ == "__main__":
   bare, fed, looped = loop_overhead()
   print(f"ms a step: compiled step {bare:.2f}, with its data {fed:.2f}, in the loop {looped:.2f}")
@@ -153,12 +114,9 @@ if __name__ == "__main__":
     f"time of the loop / of a step with its data: {looped / fed:.3f},"
     f" / of a bare step: {looped / bare:.3f}"
   )
-  ratio, memory = chunked_loss()
   emit(
     [
       Row("the training loop, Fashion-MNIST", looped, fed, "ms", "step with its data", 1.02),
       Row("the training loop, Fashion-MNIST, over all", looped, bare, "ms", "bare step"),
-      Row("loss in chunks, time", ratio, 1.0, "", "whole loss"),
-      Row("loss in chunks, memory", memory, 1.0, "", "whole loss"),
     ]
   )

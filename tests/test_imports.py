@@ -1,6 +1,8 @@
 """The module graph: one-way imports, no cycle, nothing heavy."""
 
 import ast
+import importlib
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -95,3 +97,15 @@ def test_calling_losses_and_models_imports_no_data_science():
   )
   done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
   assert done.stdout.strip() == "set()", done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.stem)
+def test_a_benchmark_names_what_exists(path):
+  """Also where it imports late: nothing else runs them in the tests."""
+  for node in ast.walk(ast.parse(path.read_text())):
+    if not isinstance(node, ast.ImportFrom) or not node.module.startswith(("kdjax", "configs")):
+      continue
+    module = importlib.import_module(node.module)
+    for alias in node.names:
+      inside = f"{node.module}.{alias.name}"
+      assert hasattr(module, alias.name) or importlib.util.find_spec(inside), inside
