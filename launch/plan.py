@@ -44,8 +44,14 @@ def job(config, stop) -> None:
   devices = devices_of(compiler, CHIP.value, math.prod(sizes.values()))
   if theirs := own_sizes(config):
     # A program of its own, so that its devices may be simulated by those of the student.
-    more = devices_of(compiler, CHIP.value, math.prod(theirs.values()))
-    devices = [*devices[: math.prod(sizes.values())], *more[: math.prod(theirs.values())]]
+    wanted_by_teacher = math.prod(theirs.values())
+    more = devices_of(compiler, CHIP.value, wanted_by_teacher)
+    if len(more) < wanted_by_teacher:  # simulated before the config's file is read
+      raise KdjaxError(
+        f"config.teacher.mesh = {theirs} wants {wanted_by_teacher} devices and {len(more)} are"
+        " simulated; give its sizes as flags, such as --config.teacher.mesh.tensor=8"
+      )
+    devices = [*devices[: math.prod(sizes.values())], *more[:wanted_by_teacher]]
   plans, refused = {}, {}
   for name, own in wanted.items():
     try:

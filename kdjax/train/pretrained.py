@@ -185,7 +185,7 @@ def teacher_config(config: Config, index: int = 0) -> Config:
     "student": spec["model"],
     "student_rules": {},
     "optimizer_rules": {},
-    "teacher": dict(spec) | {"mesh": dict.fromkeys(AXES, 0)},  # it is trained on all devices
+    "teacher": own["teacher"] | {"mesh": dict.fromkeys(AXES, 0)},  # it is trained on all devices
     "data": teacher_data(own["data"]),
     "seed": own["seed"] + 1000 + index,  # a teacher is not the student's twin
     "program": {"name": "distill"},

@@ -44,6 +44,7 @@ def after(count: int, folder: Path):
 @pytest.mark.parametrize("key", ALL if KEYS == ["all"] else KEYS)
 def test_a_run_goes_on_over_several_devices(key, tmp_path):
   one, several = ({"data": 1, "fsdp": 1}, {"data": 2, "fsdp": 2})
+  # As a job by itself, not as the tests, has it.
   with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
     whole = run_job(config_of(key, one), tmp_path / "whole")
     with pytest.raises(Interrupted):

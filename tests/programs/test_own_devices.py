@@ -15,7 +15,7 @@ from kdjax.train.mesh import make_mesh, meshes_of
 
 TEXT = {"num_classes": 32, "heads": 4, "max_positions": 64}
 VIT = {"image_shape": (8, 8, 1), "num_classes": 10, "patch": 4, "heads": 4, "mlp_ratio": 2}
-LOGITS, LAYERS = frozenset({"logits", "embedding"}), ("queries", "keys", "values")
+LOGITS = frozenset({"logits", "embedding"})
 
 
 def text():
